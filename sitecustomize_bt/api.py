@@ -1,0 +1,83 @@
+"""The public functions; ``sitecustomize_bt`` hands them out when they are first used."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from . import __version__
+from .hooks import activation
+from .hooks.ledger import ledger
+from .hooks.session import session
+
+if TYPE_CHECKING:
+    import torch
+
+    from .encoders.policy import Decision
+    from .report.status import Status
+
+__all__ = ["__version__", "apply", "install", "revert", "status", "uninstall"]
+
+
+def install() -> bool:
+    """Hook ``from_pretrained`` of the registered classes in this process, now and for later.
+
+    What the start-up files do where the variable is set; for a notebook, after transformers was
+    imported too. Calling it is asking for it: an unset variable counts as 1, while an explicit
+    0 and ``--disable-bettertransformer`` still win. Returns whether the hooks are in place.
+    Never raises; calling it again changes nothing.
+    """
+    return activation.activate(explicitly=True)
+
+
+def uninstall() -> None:
+    """Revert every model and put back every attribute that was replaced, object for object.
+
+    An attribute that somebody else has wrapped since stays, and passes calls through.
+    """
+    # Loaded only if there was ever a model; importing it here would import torch.
+    acceleration = sys.modules.get(f"{__package__}.encoders.acceleration")
+    if acceleration is not None:
+        acceleration.revert_all()
+    activation.deactivate()
+
+
+def apply(model: torch.nn.Module) -> Decision:
+    """Accelerate a model that is already built; returns what was decided and why.
+
+    ``model`` is an instance of a registered class (or a subclass). Where it runs eager attention
+    it is switched to SDPA on copies of its config objects (another model may share them); where
+    transformers chose the attention class at build time (before 4.48, CLIP and SigLip somewhat
+    longer) or it runs anything else, it is left alone and the decision says so. No weight is
+    touched. Raises nothing of its own.
+    """
+    from .encoders import acceleration
+    from .report.narrator import narrator
+
+    settings = session.settings if session.settings.enabled else session.read(explicitly=True)
+    known = acceleration.applied_to(model)
+    if known is not None:
+        return known
+    decision = acceleration.apply_built(model, settings)
+    narrator.tell(decision, settings)
+    return decision
+
+
+def revert(model: torch.nn.Module) -> bool:
+    """Undo ``apply`` (or what the hook did) on ``model``; returns whether there was anything.
+
+    Hooks are removed and every config object is the one that was there. A model that was
+    *loaded* with SDPA keeps it: nothing was in force before.
+    """
+    from .encoders import acceleration
+
+    return acceleration.revert(model)
+
+
+def status() -> Status:
+    """What the hook has seen and decided in this process."""
+    from .report.narrator import narrator
+    from .report.status import Status
+
+    active = ledger.active and session.settings.enabled
+    return Status(active, session.settings.mode, narrator.decisions())

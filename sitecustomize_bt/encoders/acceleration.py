@@ -1,0 +1,124 @@
+"""Apply to one model, and revert it exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..startup.settings import Settings
+from . import attention, device, kernels, placement, policy, registry
+from .policy import Decision, Reason
+from .request import Request
+
+# What is attached to an accelerated model, in this order.
+_HOOKS = (kernels.HOOKS,)
+
+
+@dataclass
+class _Applied:
+    decision: Decision
+    configs: list[tuple[torch.nn.Module, Any]] = field(default_factory=list)
+
+
+_applied: weakref.WeakKeyDictionary[torch.nn.Module, _Applied] = weakref.WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+def applied_to(model: torch.nn.Module) -> Decision | None:
+    """The decision under which ``model`` is accelerated now, or None."""
+    with _lock:
+        found = _applied.get(model)
+        return found.decision if found else None
+
+
+def apply_loaded(model: torch.nn.Module, settings: Settings, request: Request) -> Decision:
+    """Decide on a model that ``from_pretrained`` has just returned, and act on it."""
+    with _lock:
+        facts = _facts(model, request)
+        if facts is None:
+            return _not_registered(model)
+        decision = policy.decide(settings, facts)
+        if decision.applied:
+            _attach(model, _Applied(decision), settings)
+        return decision
+
+
+def apply_built(model: torch.nn.Module, settings: Settings) -> Decision:
+    """Decide on a model that is already built, switching it to SDPA where it runs eager."""
+    with _lock:
+        found = _applied.get(model)
+        if found is not None:
+            return found.decision
+        facts = _facts(model, Request())
+        if facts is None:
+            return _not_registered(model)
+        # Nobody overrules anybody here: what the model runs is what was in force.
+        facts = dataclasses.replace(facts, default=facts.running)
+        configs: list[tuple[torch.nn.Module, Any]] = []
+        decision = policy.decide(settings, facts)
+        if decision.reason is Reason.OTHER_ATTENTION and facts.running == "eager":
+            try:
+                configs = attention.switch(model, facts.encoder)
+            except attention.CannotSwitchError as error:
+                return facts.decision(False, Reason.CANNOT_SWITCH, str(error))
+            decision = policy.decide(settings, dataclasses.replace(facts, running=attention.SDPA))
+        if decision.applied:
+            _attach(model, _Applied(decision, configs), settings)
+        return decision
+
+
+def revert(model: torch.nn.Module) -> bool:
+    """Undo what was applied to ``model`` (or to what it is a copy of); whether anything was."""
+    with _lock:
+        found = _applied.pop(model, None)
+        hooked = any(hooks.attached(model) for hooks in _HOOKS)
+        for hooks in _HOOKS:
+            hooks.detach(model)
+        if found is not None:
+            attention.restore(found.configs)
+        return hooked or found is not None
+
+
+def revert_all() -> None:
+    """Revert every live model."""
+    with _lock:
+        for model in list(_applied):
+            revert(model)
+
+
+def _attach(model: torch.nn.Module, applied: _Applied, settings: Settings) -> None:
+    kernels.ask_for(settings.backends)
+    for hooks in _HOOKS:
+        hooks.attach(model)
+    _applied[model] = applied
+
+
+def _not_registered(model: object) -> Decision:
+    name = type(model).__name__
+    return Decision(name, name, False, Reason.NOT_REGISTERED, "this class is not accelerated")
+
+
+def _facts(model: torch.nn.Module, request: Request) -> policy.Facts | None:
+    row = registry.row_of(type(model))
+    if row is None:
+        return None
+    return policy.Facts(
+        encoder=row,
+        model_class=type(model).__name__,
+        has_sdpa=has_sdpa(),
+        devices=device.look(),
+        running=attention.running(model, row),
+        default=attention.class_default(type(model)),
+        request=request,
+        offload=placement.offloaded(model),
+    )
+
+
+def has_sdpa() -> bool:
+    """Whether this torch is 2.0 or newer and has SDPA."""
+    return hasattr(torch.nn.functional, "scaled_dot_product_attention")

@@ -1,0 +1,92 @@
+"""CUDA devices, looked at without initialising CUDA (a child that forks afterwards would break)."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from dataclasses import dataclass
+
+import torch
+
+# Decimal: cards sold as 80 GB have about 79.2 GiB.
+ENOUGH_BYTES = 80 * 10**9
+
+_NVML = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
+
+
+@dataclass(frozen=True)
+class Devices:
+    """``smallest_bytes``: memory of the smallest visible CUDA device; None if unknown or none.
+
+    ``present``: whether there is a CUDA device; None if that cannot be told.
+    """
+
+    present: bool | None
+    smallest_bytes: int | None = None
+
+    @property
+    def enough(self) -> bool | None:
+        """Whether every device has 80 GB, or there is none; None if that cannot be told."""
+        if self.present is False:
+            return True
+        return None if self.smallest_bytes is None else self.smallest_bytes >= ENOUGH_BYTES
+
+    def __str__(self) -> str:
+        if self.present is False:
+            return "no CUDA device"
+        if self.smallest_bytes is None:
+            return "the CUDA device's memory is not known before CUDA is initialised"
+        return f"the CUDA device has {self.smallest_bytes / 1e9:.0f} GB"
+
+
+def look() -> Devices:
+    """The devices this process can see."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return Devices(present=False)
+    if torch.cuda.is_initialized():
+        count = torch.cuda.device_count()
+        sizes = [torch.cuda.get_device_properties(i).total_memory for i in range(count)]
+        return Devices(bool(sizes), min(sizes, default=None))
+    if torch.version.hip is not None:
+        return Devices(present=None)
+    return _ask_nvml()
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = (
+        ("total", ctypes.c_ulonglong),
+        ("free", ctypes.c_ulonglong),
+        ("used", ctypes.c_ulonglong),
+    )
+
+
+def _ask_nvml() -> Devices:
+    """Ask the driver's management library, which does not touch CUDA (torch does the same).
+
+    All of the machine's devices count, hidden ones too: where they differ, this errs towards
+    calling the memory too small. https://docs.nvidia.com/deploy/nvml-api/
+    """
+    try:
+        nvml = ctypes.CDLL(_NVML)
+    except OSError:
+        # No library, no driver; except on boards that have CUDA without NVML.
+        return Devices(present=False if platform.machine() in ("x86_64", "AMD64") else None)
+    if nvml.nvmlInit_v2() != 0:
+        return Devices(present=None)
+    try:
+        count = ctypes.c_uint()
+        if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
+            return Devices(present=None)
+        sizes = []
+        for index in range(count.value):
+            handle, memory = ctypes.c_void_p(), _Memory()
+            if (
+                nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) != 0
+                or nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) != 0
+            ):
+                return Devices(present=True)
+            sizes.append(memory.total)
+        return Devices(bool(sizes), min(sizes, default=None))
+    finally:
+        nvml.nvmlShutdown()

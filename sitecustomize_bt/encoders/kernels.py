@@ -1,0 +1,136 @@
+"""SDPA backends, enabled for an encoder's own forward and for nothing else.
+
+torch's backend flags are process-wide (``torch.nn.attention.sdpa_kernel`` flips the same ones):
+left on, they would change the attention of the host's other models, FramePack's video transformer
+among them. So nothing is touched where all wanted backends are on already, and where they are not,
+the first forward in saves the flags and the last one out restores them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from .forward_hooks import HookPair
+
+DEFAULT = ("flash", "efficient", "math")
+
+# name -> (is it on?, switch it); what this torch lacks (cudnn before 2.5) is left out.
+_FLAGS = {
+    name: (getattr(torch.backends.cuda, getter), getattr(torch.backends.cuda, setter))
+    for name, getter, setter in (
+        ("flash", "flash_sdp_enabled", "enable_flash_sdp"),
+        ("efficient", "mem_efficient_sdp_enabled", "enable_mem_efficient_sdp"),
+        ("math", "math_sdp_enabled", "enable_math_sdp"),
+        ("cudnn", "cudnn_sdp_enabled", "enable_cudnn_sdp"),
+    )
+    if hasattr(torch.backends.cuda, getter)
+}
+
+_FLASH_CAPABILITY = (8, 0)
+
+# What FRAMEPACK_BETTERTRANSFORMER_BACKENDS asks for, or None for DEFAULT.
+_asked: tuple[str, ...] | None = None
+
+# Reentrant: a lease may be dropped by the garbage collector while this thread holds the lock.
+_lock = threading.RLock()
+_leases = 0
+_saved: dict[str, bool] = {}
+
+
+def ask_for(names: tuple[str, ...] | None) -> None:
+    """Enable exactly ``names`` inside encoders; None for what the device can of DEFAULT."""
+    global _asked  # noqa: PLW0603 - the flags it stands for are one set per process too
+    _asked = names
+
+
+class _Lease:
+    """One forward's claim on the flags, given up once."""
+
+    def __init__(self, wanted: dict[str, bool]) -> None:
+        global _leases  # noqa: PLW0603
+        self._held = True
+        with _lock:
+            if _leases == 0:
+                _saved.clear()
+                _saved.update((name, get()) for name, (get, _) in _FLAGS.items())
+            _leases += 1
+            _set(wanted)
+
+    def give_up(self) -> None:
+        global _leases  # noqa: PLW0603
+        with _lock:
+            if self._held:
+                self._held = False
+                _leases -= 1
+                if _leases == 0:
+                    _set(_saved)
+
+    # Ctrl-C in a forward skips torch's always-called hooks; the lease then goes with the frame.
+    __del__ = give_up
+
+
+class _LeasedKwargs(dict[str, Any]):
+    """The keyword arguments of one forward; torch's call frame owns them, and they the lease."""
+
+    lease: _Lease
+
+
+def _before(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    if torch.compiler.is_compiling():
+        return None
+    wanted = dict.fromkeys(DEFAULT, True) if _asked is None else _exactly(_asked)
+    if _leases == 0 and _in_force(wanted):
+        return None
+    if _asked is None:
+        for name in _impossible(_tensors(args, kwargs)):
+            wanted.pop(name, None)
+        if _leases == 0 and _in_force(wanted):
+            return None
+    leased = _LeasedKwargs(kwargs)
+    leased.lease = _Lease(wanted)
+    return args, leased
+
+
+def _after(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+    if isinstance(kwargs, _LeasedKwargs):
+        kwargs.lease.give_up()
+
+
+HOOKS = HookPair(_before, _after)
+
+
+def _exactly(names: Iterable[str]) -> dict[str, bool]:
+    return {name: name in names for name in _FLAGS}
+
+
+def _in_force(wanted: dict[str, bool]) -> bool:
+    return all(_FLAGS[name][0]() == value for name, value in wanted.items())
+
+
+def _set(wanted: dict[str, bool]) -> None:
+    for name, value in wanted.items():
+        get, set_ = _FLAGS[name]
+        if get() != value:
+            set_(value)
+
+
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    return [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+
+
+def _impossible(tensors: list[torch.Tensor]) -> tuple[str, ...]:
+    """Backends that the device of this forward cannot run, whatever the flags say."""
+    devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
+    names = [torch.cuda.get_device_name(device) for device in devices]
+    # ZLUDA passes torch's own checks and fails in the kernel; its users switch both off.
+    if any("zluda" in name.lower() for name in names):
+        return ("flash", "efficient")
+    if any(torch.cuda.get_device_capability(device) < _FLASH_CAPABILITY for device in devices):
+        return ("flash",)
+    return ()

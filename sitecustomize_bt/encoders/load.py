@@ -1,0 +1,47 @@
+"""One call of ``from_pretrained``: what to ask of it, and what to do with what it returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..startup.settings import Settings
+from . import acceleration, attention, device, placement, policy, request
+from .policy import Decision
+
+
+class Load:
+    """``kwargs``: those of the call, with SDPA asked for where that overrules nobody."""
+
+    def __init__(
+        self, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], settings: Settings
+    ) -> None:
+        self.settings = settings
+        self.kwargs = kwargs
+        self.request = request.Request(known=False)
+        if policy.for_process(settings, device.look()) is not None:
+            return
+        self.request = request.read(args, kwargs)
+        if (
+            self.request.ours_to_make
+            and attention.class_default(cls) == attention.SDPA
+            and not _offload_asked_for(kwargs)
+        ):
+            self.kwargs = {**kwargs, "attn_implementation": attention.SDPA}
+
+    def finish(self, result: Any) -> Decision | None:
+        """Accelerate the model in ``result``; None where there is nothing to decide.
+
+        ``result`` is what ``from_pretrained`` returned: a model, or a tuple that begins with one
+        (``output_loading_info=True``).
+        """
+        model = result[0] if isinstance(result, tuple) and result else result
+        if not isinstance(model, torch.nn.Module) or acceleration.applied_to(model):
+            return None
+        return acceleration.apply_loaded(model, self.settings, self.request)
+
+
+def _offload_asked_for(kwargs: dict[str, Any]) -> bool:
+    device_map = kwargs.get("device_map")
+    return isinstance(device_map, dict) and placement.offloads(device_map)

@@ -1,0 +1,49 @@
+"""Whether somebody moves a model's weights in and out between forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+def offloaded(model: torch.nn.Module) -> str | None:
+    """Who offloads a part of ``model``, in words; None if nobody does.
+
+    A model that sits on one device, or is spread over several GPUs, is not offloaded.
+    """
+    for module in model.modules():
+        if "forge_backup_original_class" in vars(module):  # FramePack's DynamicSwapInstaller
+            return "a dynamic swapper moves its weights"
+        for hook in _accelerate_hooks(vars(module).get("_hf_hook")):
+            # CpuOffload moves the whole model; AlignDevicesHook says whether it offloads.
+            if getattr(hook, "offload", False) or type(hook).__name__ == "CpuOffload":
+                return "accelerate offloads its weights"
+        registry = vars(module).get("_diffusers_hook")
+        if any("offload" in name for name in getattr(registry, "hooks", ())):
+            return "diffusers offloads its weights in groups"
+    device_map = getattr(model, "hf_device_map", None)
+    if isinstance(device_map, dict) and offloads(device_map):
+        return f"its device_map places weights on {_places(device_map)}"
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return "some of its weights are on the meta device"
+    return None
+
+
+def offloads(device_map: dict[str, Any]) -> bool:
+    """Whether a ``device_map`` leaves weights where they are not computed with."""
+    places = {str(place) for place in device_map.values()}
+    return "disk" in places or (len(places) > 1 and bool(places & {"cpu", "meta"}))
+
+
+def _places(device_map: dict[str, Any]) -> str:
+    return " + ".join(sorted({str(place) for place in device_map.values()}))
+
+
+def _accelerate_hooks(hook: Any) -> Iterator[Any]:
+    if hook is not None:
+        # A SequentialHook holds several.
+        for part in getattr(hook, "hooks", ()):
+            yield from _accelerate_hooks(part)
+        yield hook

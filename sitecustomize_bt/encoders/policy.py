@@ -1,0 +1,131 @@
+"""What the settings and the facts of one model come to: a value with its reason."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from ..startup.settings import ENABLE, Settings
+from .attention import SDPA
+from .device import Devices
+from .registry import Encoder
+from .request import Request
+
+
+class Reason(enum.Enum):
+    """Why a decision is what it is."""
+
+    RUNS_SDPA = "runs SDPA"
+    OFF = "off"
+    FAST_START = "fast start"
+    MEMORY_V2 = "memory_v2 backend"
+    NOT_SAFE_FOR_AUTO = "not safe for auto"
+    NO_SDPA = "no SDPA in torch"
+    NOT_REGISTERED = "not a registered class"
+    OFFLOADED = "offloaded"
+    ASKED_OTHERWISE = "somebody asked for another attention"
+    OTHER_ATTENTION = "runs another attention"
+    CANNOT_SWITCH = "cannot be switched"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done with one model, and why.
+
+    ``label``: as printed, ``text_encoder (LLaMA)``. ``model_class``: its class's name.
+    ``applied``: whether the model is accelerated. ``detail``: the reason in words, for this model.
+    ``running``: the attention implementation found on the model itself.
+    ``previous``: the implementation that was, or without us would have been, in force.
+    """
+
+    label: str
+    model_class: str
+    applied: bool
+    reason: Reason
+    detail: str
+    running: str = ""
+    previous: str = ""
+
+    @property
+    def line(self) -> str:
+        """The line that is printed."""
+        if self.reason is Reason.NO_SDPA:
+            return (
+                "PyTorch SDPA not available (requires PyTorch 2.0+), "
+                f"keeping {self.label} unchanged"
+            )
+        if self.applied:
+            return f"Enabled PyTorch SDPA backend for {self.label} ({self.detail})"
+        return f"Skipped {self.label}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one model before it is decided on.
+
+    ``running``: see ``attention.running``. ``default``: see ``attention.class_default``.
+    ``offload``: see ``placement.offloaded``.
+    """
+
+    encoder: Encoder
+    model_class: str
+    has_sdpa: bool
+    devices: Devices
+    running: str
+    default: str
+    request: Request
+    offload: str | None = None
+
+    def decision(self, applied: bool, reason: Reason, detail: str) -> Decision:
+        """A decision on this model."""
+        return Decision(
+            label=self.encoder.label,
+            model_class=self.model_class,
+            applied=applied,
+            reason=reason,
+            detail=detail,
+            running=self.running,
+            previous=self.default if self.request.ours_to_make else self.running,
+        )
+
+
+def for_process(settings: Settings, devices: Devices) -> tuple[Reason, str] | None:
+    """Why no model of this process is accelerated; None if that depends on the model."""
+    if not settings.enabled:
+        return Reason.OFF, "BetterTransformer is off"
+    if settings.fast_start:
+        return Reason.FAST_START, "fast start was asked for"
+    if settings.memory_v2:
+        return Reason.MEMORY_V2, "the memory_v2 backend moves weights during the forward"
+    if settings.mode == "auto" and devices.enough is not True:
+        return Reason.NOT_SAFE_FOR_AUTO, f"auto needs 80 GB, and {devices}; {ENABLE}=1 goes on"
+    return None
+
+
+def decide(settings: Settings, facts: Facts) -> Decision:
+    """Whether to accelerate the model that ``facts`` describe."""
+    verdict = for_process(settings, facts.devices)
+    if verdict is not None:
+        return facts.decision(False, *verdict)
+    if not facts.has_sdpa:
+        return facts.decision(False, Reason.NO_SDPA, "torch has no SDPA")
+    if facts.offload is not None:
+        return facts.decision(
+            False, Reason.OFFLOADED, f"{facts.offload}; offloaded models are left alone"
+        )
+    if facts.running != SDPA:
+        return _runs_something_else(facts)
+    changed = facts.default if facts.request.ours_to_make else SDPA
+    detail = "already sdpa" if changed == SDPA else f"changed from {changed}"
+    return facts.decision(True, Reason.RUNS_SDPA, detail)
+
+
+def _runs_something_else(facts: Facts) -> Decision:
+    asked = facts.request
+    if asked.asked_by is not None:
+        return facts.decision(
+            False, Reason.ASKED_OTHERWISE, f"the {asked.asked_by} asks for {asked.value}"
+        )
+    return facts.decision(
+        False, Reason.OTHER_ATTENTION, f"it runs {facts.running} attention as loaded"
+    )

@@ -1,0 +1,98 @@
+"""Who, besides us, has asked ``from_pretrained`` for an attention implementation."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import huggingface_hub
+
+_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+
+
+@dataclass(frozen=True)
+class Request:
+    """``asked_by``: ``"caller"``, ``"config"``, ``"saved config"``, or None if nobody asked.
+
+    ``known`` is False where the saved config is not on this machine yet, so that nobody can tell.
+    """
+
+    asked_by: str | None = None
+    value: object = None
+    known: bool = True
+
+    @property
+    def ours_to_make(self) -> bool:
+        """Whether asking for SDPA overrules nobody."""
+        return self.known and self.asked_by is None
+
+
+def read(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request:
+    """The request in a call ``from_pretrained(*args, **kwargs)`` (without the class)."""
+    if kwargs.get("attn_implementation") is not None:
+        return Request("caller", kwargs["attn_implementation"])
+    if kwargs.get("use_flash_attention_2"):
+        return Request("caller", "flash_attention_2")
+    if kwargs.get("output_attentions"):
+        return Request("caller", "output_attentions")
+    config = kwargs.get("config")
+    if config is not None and not isinstance(config, (str, os.PathLike)):
+        return _from_object(config)
+    source = config if config is not None else (args[0] if args else None)
+    if source is None:
+        source = kwargs.get("pretrained_model_name_or_path")
+    try:
+        path = _saved_config(source, kwargs)
+        return Request(known=False) if path is None else _from_file(path)
+    except (OSError, ValueError):  # no such folder, not a hub name, no JSON: the host will see
+        return Request(known=False)
+
+
+def _from_object(config: Any) -> Request:
+    value = getattr(config, "_attn_implementation_internal", None)
+    if value is not None:
+        return Request("config", value)
+    if getattr(config, "output_attentions", False):
+        return Request("config", "output_attentions")
+    nested = [v for v in vars(config).values() if hasattr(v, "_attn_implementation_internal")]
+    requests = [_from_object(part) for part in nested]
+    return next((request for request in requests if request.asked_by), Request())
+
+
+def _saved_config(source: Any, kwargs: Mapping[str, Any]) -> str | None:
+    """The config file of a folder, or of a hub model that is in the local cache; no network."""
+    if source is None:
+        return None
+    source, subfolder = os.fspath(source), kwargs.get("subfolder") or ""
+    if os.path.isdir(source):
+        path = os.path.join(source, subfolder, "config.json")
+        return path if os.path.isfile(path) else None
+    if os.path.isfile(source):
+        return source if source.endswith(".json") else None
+    cached = huggingface_hub.try_to_load_from_cache(
+        source,
+        f"{subfolder}/config.json" if subfolder else "config.json",
+        cache_dir=kwargs.get("cache_dir"),
+        revision=kwargs.get("revision"),
+    )
+    return cached if isinstance(cached, str) else None
+
+
+def _from_file(path: str) -> Request:
+    with open(path, encoding="utf-8") as file:
+        return _from_saved(json.load(file))
+
+
+def _from_saved(saved: Any) -> Request:
+    if not isinstance(saved, dict):
+        return Request()
+    for key in _KEYS:
+        if saved.get(key) is not None:
+            return Request("saved config", saved[key])
+    if saved.get("output_attentions"):
+        return Request("saved config", "output_attentions")
+    requests = (_from_saved(value) for value in saved.values())
+    return next((request for request in requests if request.asked_by), Request())

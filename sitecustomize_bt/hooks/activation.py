@@ -1,0 +1,39 @@
+"""Install every hook, and undo them all."""
+
+from __future__ import annotations
+
+from ..report import console
+from ..startup import trigger
+from .ledger import ledger
+from .session import session
+
+
+def activate(*, explicitly: bool = False) -> bool:
+    """Hook what is imported already and wait for the rest; whether hooks were installed.
+
+    ``explicitly``: see ``Session.begin``.
+    """
+    settings = session.begin(explicitly=explicitly)
+    console.set_level(settings.log)
+    for warning in settings.warnings:
+        console.warn_once(warning)
+    if not (settings.enabled or settings.tells_demo_users):
+        return False
+    try:
+        # The gate is behind us: the first third-party import.
+        from . import loading
+    except console.FAULTS as error:
+        console.warn_once(
+            f"wrapt cannot be imported ({type(error).__name__}: {error}); models stay as they "
+            "are until `pip install wrapt` mends it"
+        )
+        return False
+    ledger.active = True
+    loading.install()
+    return True
+
+
+def deactivate() -> None:
+    """Stop waiting, and put back every attribute that was replaced."""
+    trigger.disarm()
+    ledger.undo()

@@ -1,0 +1,65 @@
+"""What was replaced by what: the only way here to patch an attribute and to undo it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class _Patch:
+    owner: Any
+    name: str
+    before: object  # what the owner's own namespace held; _MISSING if it inherited the attribute
+    after: object
+
+    def in_place(self) -> bool:
+        return vars(self.owner).get(self.name, _MISSING) is self.after
+
+
+class Ledger:
+    """Patches in the order they were made, undone in the opposite order.
+
+    ``active`` is what every wrapper of ours asks first: where somebody has wrapped the same
+    attribute after us it cannot be put back without dropping theirs, so ours stays beneath
+    it and steps aside.
+    """
+
+    def __init__(self) -> None:
+        self.active = False
+        self._patches: list[_Patch] = []
+        self._lock = threading.RLock()
+
+    def replace(self, owner: Any, name: str, value: object) -> None:
+        """Set ``owner.name`` to ``value`` (a class or module, and an attribute of it)."""
+        with self._lock:
+            self.active = True
+            before = vars(owner).get(name, _MISSING)
+            setattr(owner, name, value)
+            # Read back: what a class hands out need not be what was set on it.
+            self._patches.append(_Patch(owner, name, before, vars(owner)[name]))
+
+    def holds(self, owner: Any, name: str) -> bool:
+        """Whether ``owner.name`` has been replaced already, even if it was wrapped again since."""
+        with self._lock:
+            return any(p.owner is owner and p.name == name for p in self._patches)
+
+    def undo(self) -> None:
+        """Put back every object that is still ours to put back; what is not stays recorded."""
+        with self._lock:
+            self.active = False
+            left = []
+            for patch in reversed(self._patches):
+                if not patch.in_place():
+                    left.append(patch)
+                elif patch.before is _MISSING:
+                    delattr(patch.owner, patch.name)
+                else:
+                    setattr(patch.owner, patch.name, patch.before)
+            self._patches = left[::-1]
+
+
+ledger = Ledger()

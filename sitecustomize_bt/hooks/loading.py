@@ -1,0 +1,58 @@
+"""``from_pretrained`` of the registered classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import wrapt
+
+from ..encoders import registry, versions
+from ..report import console
+from ..report.narrator import narrator
+from ..startup.settings import FORCE
+from .ledger import ledger
+from .post_import import when_imported
+from .session import session
+
+_METHOD = "from_pretrained"
+
+
+def install() -> None:
+    """Wrap the registered classes' ``from_pretrained``, now or when their module is imported."""
+    for name in registry.modules():
+        when_imported(name, _wrap_classes)
+
+
+def _wrap_classes(module: ModuleType) -> None:
+    unknown = versions.unknown()
+    if unknown and not session.settings.force:
+        console.warn_once(f"{unknown}; models stay as they are, {FORCE}=1 tries anyway")
+        return
+    for row in registry.rows_of(module.__name__):
+        cls = getattr(module, row.name, None)
+        if cls is not None and not ledger.holds(cls, _METHOD):
+            # The classmethod object itself, usually inherited: getattr would bind it.
+            _, _, original = wrapt.resolve_path(cls, _METHOD)
+            ledger.replace(cls, _METHOD, wrapt.FunctionWrapper(original, _from_pretrained))
+
+
+def _from_pretrained(
+    wrapped: Callable[..., Any], cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    if not ledger.active:
+        return wrapped(*args, **kwargs)
+    load = None
+    with console.shielded("asking for SDPA"):
+        # Behind the gate: this is where torch is first needed.
+        from ..encoders.load import Load
+
+        load = Load(cls, args, kwargs, session.settings)
+    result = wrapped(*args, **(kwargs if load is None else load.kwargs))
+    if load is not None:
+        with console.shielded("accelerating a loaded model"):
+            decision = load.finish(result)
+            if decision is not None:
+                narrator.tell(decision, load.settings)
+    return result

@@ -1,0 +1,33 @@
+"""The settings in force in this process."""
+
+from __future__ import annotations
+
+from ..startup import settings as _settings
+from ..startup.settings import Settings
+
+
+class Session:
+    """``settings`` as the hooks read them whenever a model is loaded."""
+
+    def __init__(self) -> None:
+        self.settings = Settings()
+
+    def begin(self, *, explicitly: bool = False) -> Settings:
+        """Read the environment and the command line, and keep what they say."""
+        self.settings = self.read(explicitly=explicitly)
+        return self.settings
+
+    @staticmethod
+    def read(*, explicitly: bool = False) -> Settings:
+        """What the environment and the command line say now.
+
+        ``explicitly``: the program itself called ``install()`` or ``apply()``, which counts as
+        switching on where the variable says nothing.
+        """
+        found = _settings.from_process()
+        if explicitly and not found.mode_given:
+            found.mode = "on"
+        return found
+
+
+session = Session()

@@ -1,0 +1,59 @@
+"""Lines on stderr: never on stdout, never an exception, whatever the stream is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..startup.settings import LOG_LEVELS
+
+PREFIX = "sitecustomize_bt: "
+
+# What a fault on our side may be. KeyboardInterrupt is the user's and passes; SystemExit is here
+# because a broken package may well call sys.exit() while it is imported.
+FAULTS = (Exception, SystemExit)
+
+_level = "info"
+_warned: set[str] = set()
+
+
+def set_level(level: str) -> None:
+    """Say nothing less important than ``level`` (one of ``settings.LOG_LEVELS``)."""
+    global _level  # noqa: PLW0603 - one process, one stderr, one level
+    _level = level
+
+
+def write(text: str, level: str = "info") -> None:
+    """Write ``text`` and a newline in one call, so that threads and processes do not mix lines."""
+    if LOG_LEVELS.index(level) > LOG_LEVELS.index(_level):
+        return
+    try:
+        stream = sys.stderr
+        encoding = getattr(stream, "encoding", None) or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.flush()
+    except Exception:  # closed, broken or missing stderr: there is nowhere left to say it
+        return
+
+
+def warn(text: str) -> None:
+    """One line of ours that stands alone, so it names us."""
+    write(PREFIX + text, "warning")
+
+
+def warn_once(text: str) -> None:
+    """``warn``, unless the same has been said before."""
+    if text not in _warned:
+        _warned.add(text)
+        warn(text)
+
+
+@contextmanager
+def shielded(what: str) -> Iterator[None]:
+    """Turn any fault of ours inside the block into one line: ``what`` names what is skipped."""
+    try:
+        yield
+    except FAULTS as error:
+        message = str(error).partition("\n")[0]
+        warn_once(f"{what} was skipped ({type(error).__name__}: {message})")

@@ -1,0 +1,76 @@
+"""What is said on stderr about each decision, and what is kept of it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from ..encoders import device
+from ..encoders.policy import Decision, Reason
+from ..startup.settings import Settings
+from . import console
+
+RULE = "=" * 80
+TITLE = "BETTERTRANSFORMER OPTIMIZATION"
+EXPERIMENTAL = (
+    "Experimental: slows models down where memory offloading is on, so offloaded models\n"
+    "are left alone; meant for GPUs of 80 GB and more."
+)
+FAST_START = "Fast-start mode -> skipping BetterTransformer optimization"
+MEMORY_V2 = "CRITICAL: BetterTransformer + memory_v2 backend detected"
+OFF_BY_DEFAULT = (
+    "BetterTransformer optimization disabled by default (safe)\n"
+    "  (Can cause performance issues with memory offloading)"
+)
+
+# A long-lived host may load models without end.
+_KEPT = 1000
+
+
+class Narrator:
+    """Tells each thing once; one per process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told: set[str] = set()
+        self._kept: deque[Decision] = deque(maxlen=_KEPT)
+
+    def decisions(self) -> tuple[Decision, ...]:
+        """The last decisions, oldest first."""
+        with self._lock:
+            return tuple(self._kept)
+
+    def tell(self, decision: Decision, settings: Settings) -> None:
+        """Keep ``decision`` and print what is to be said about it."""
+        with self._lock:
+            self._kept.append(decision)
+            if decision.reason is Reason.OFF:
+                if settings.tells_demo_users:
+                    self._once(OFF_BY_DEFAULT)
+            elif decision.reason is Reason.FAST_START:
+                self._once(FAST_START)
+            else:
+                self._banner(settings)
+                if decision.reason is Reason.MEMORY_V2:
+                    self._once(MEMORY_V2, "warning")
+                level = "warning" if decision.reason in _WARNED else "info"
+                console.write(decision.line, level)
+
+    def _banner(self, settings: Settings) -> None:
+        first = TITLE not in self._told
+        self._once(f"{RULE}\n{TITLE}\n{RULE}", key=TITLE)
+        if first and settings.mode == "on":
+            console.write(EXPERIMENTAL, "info")
+            devices = device.look()
+            if devices.enough is False:
+                console.write(f"WARNING: {devices}, less than the 80 GB advised", "warning")
+
+    def _once(self, text: str, level: str = "info", key: str | None = None) -> None:
+        if (key or text) not in self._told:
+            self._told.add(key or text)
+            console.write(text, level)
+
+
+_WARNED = frozenset({Reason.MEMORY_V2, Reason.OFFLOADED, Reason.NO_SDPA})
+
+narrator = Narrator()

@@ -1,0 +1,1 @@
+"""What runs in every interpreter where the hook is on. Standard library only."""

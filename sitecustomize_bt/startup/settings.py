@@ -1,0 +1,155 @@
+"""Every variable and command-line flag, and how each is read: the one reader of both.
+
+Nothing here may import more than ``os`` and ``sys``: it runs at interpreter start-up.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Literal, TypeAlias
+
+    Mode: TypeAlias = Literal["off", "on", "auto"]
+
+ENABLE = "FRAMEPACK_ENABLE_BETTERTRANSFORMER"
+FAST_START = "FRAMEPACK_FAST_START"
+LOG = "FRAMEPACK_BETTERTRANSFORMER_LOG"
+BACKENDS = "FRAMEPACK_BETTERTRANSFORMER_BACKENDS"
+FORCE = "FRAMEPACK_BETTERTRANSFORMER_FORCE"
+
+DISABLE_FLAG = "--disable-bettertransformer"
+FAST_START_FLAG = "--fast-start"
+MEMORY_V2_FLAG = "--use-memory-v2"
+
+OFF_WORDS = ("0", "false", "no", "off")
+ON_WORDS = ("1", "true", "yes", "on")
+AUTO_WORDS = ("auto",)
+LOG_LEVELS = ("silent", "warning", "info", "debug")
+BACKEND_NAMES = ("flash", "efficient", "math", "cudnn")
+
+_SHOWN_LENGTH = 40
+
+
+class Settings:
+    """What the environment and the command line ask for.
+
+    ``mode``: ``"off"``, ``"on"`` or ``"auto"``.
+    ``mode_given``: whether the variable says anything that is understood.
+    ``disabled_by_flag``, ``fast_start``, ``memory_v2``: the host's flags (and variable).
+    ``force``: try library versions that are not known to work as well.
+    ``is_demo``: the running script is one of FramePack's ``demo_gradio*.py``.
+    ``log``: one of LOG_LEVELS. ``backends``: names from BACKEND_NAMES, or None for the default.
+    ``warnings``: one sentence for each value that was not understood.
+    """
+
+    __slots__ = (
+        "backends",
+        "disabled_by_flag",
+        "fast_start",
+        "force",
+        "is_demo",
+        "log",
+        "memory_v2",
+        "mode",
+        "mode_given",
+        "warnings",
+    )
+
+    def __init__(self) -> None:
+        self.mode: Mode = "off"
+        self.mode_given = False
+        self.disabled_by_flag = False
+        self.fast_start = False
+        self.force = False
+        self.memory_v2 = False
+        self.is_demo = False
+        self.log = "info"
+        self.backends: tuple[str, ...] | None = None
+        self.warnings: tuple[str, ...] = ()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether models are to be looked at for acceleration at all."""
+        return self.mode != "off" and not self.disabled_by_flag
+
+    @property
+    def tells_demo_users(self) -> bool:
+        """Whether a FramePack demo runs with the hook present but never asked for."""
+        return self.is_demo and not self.mode_given and not self.warnings
+
+    @property
+    def concerns_host(self) -> bool:
+        """Whether there is anything to do or to say once the host imports transformers."""
+        return self.enabled or bool(self.warnings) or self.tells_demo_users
+
+    def __repr__(self) -> str:
+        return (
+            f"Settings({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+        )
+
+
+def read(environ: Mapping[str, str], argv: Sequence[str]) -> Settings:
+    """Settings from a mapping of variables and a command line (``sys.argv``); never raises."""
+    found = Settings()
+    warnings: list[str] = []
+    flags = argv[1:]
+    found.disabled_by_flag = DISABLE_FLAG in flags
+    found.memory_v2 = MEMORY_V2_FLAG in flags
+    found.is_demo = _is_demo(argv)
+    # A value that is not understood counts as off everywhere; only the main variable's is worth
+    # a line on its own, because only there does the user see nothing happen.
+    found.fast_start = FAST_START_FLAG in flags or _word(environ, FAST_START) in ON_WORDS
+    found.force = _word(environ, FORCE) in ON_WORDS
+
+    word = _word(environ, ENABLE)
+    if word in ON_WORDS:
+        found.mode, found.mode_given = "on", True
+    elif word in AUTO_WORDS:
+        found.mode, found.mode_given = "auto", True
+    elif word in OFF_WORDS:
+        found.mode_given = True
+    elif word:
+        accepted = "/".join((*ON_WORDS, *AUTO_WORDS, *OFF_WORDS))
+        warnings.append(_not_understood(ENABLE, word, accepted, "staying off"))
+
+    level = _word(environ, LOG)
+    if level in LOG_LEVELS:
+        found.log = level
+    elif level and found.mode != "off":
+        warnings.append(_not_understood(LOG, level, "/".join(LOG_LEVELS), "using info"))
+
+    backends = _word(environ, BACKENDS)
+    if backends and found.mode != "off":
+        names = tuple(dict.fromkeys(name.strip() for name in backends.split(",") if name.strip()))
+        if names and all(name in BACKEND_NAMES for name in names):
+            found.backends = names
+        else:
+            accepted = "a comma-separated list of " + "/".join(BACKEND_NAMES)
+            warnings.append(_not_understood(BACKENDS, backends, accepted, "ignoring it"))
+
+    found.warnings = tuple(warnings)
+    return found
+
+
+def from_process() -> Settings:
+    """Settings of the running process."""
+    return read(os.environ, getattr(sys, "argv", [""]))
+
+
+def _word(environ: Mapping[str, str], name: str) -> str:
+    return environ.get(name, "").strip().lower()
+
+
+def _not_understood(name: str, word: str, accepted: str, consequence: str) -> str:
+    # ascii(): the value may hold anything, and the console may not take it.
+    shown = ascii(word if len(word) <= _SHOWN_LENGTH else word[:_SHOWN_LENGTH] + "...")
+    return f"{name}={shown} is not understood (accepted: {accepted}); {consequence}"
+
+
+def _is_demo(argv: Sequence[str]) -> bool:
+    script = os.path.basename(argv[0]) if argv else ""
+    return script.startswith("demo_gradio") and script.endswith(".py")

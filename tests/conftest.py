@@ -1,0 +1,65 @@
+"""Small random models on disk, real subprocesses, and hooks that are undone after each test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Before transformers is imported by any test module.
+os.environ["HF_HUB_OFFLINE"] = "1"
+for _name in [name for name in os.environ if name.startswith("FRAMEPACK_")]:
+    del os.environ[_name]
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+
+Runner = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Runner:
+    """``run_python(code_or_args, env=..., cwd=..., python=...)`` in a real subprocess."""
+
+    def run(
+        program: str | list[str],
+        *,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+        python: str | Path = sys.executable,
+        timeout: float = 300,
+    ) -> subprocess.CompletedProcess[str]:
+        args = ["-c", program] if isinstance(program, str) else program
+        return subprocess.run(
+            [str(python), *args],
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one tiny saved model per registered class, named after the class."""
+    from tiny import save_all
+
+    return save_all(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def hooks() -> Iterator[None]:
+    """The hooks installed for one test, and everything undone after it."""
+    import sitecustomize_bt
+
+    assert sitecustomize_bt.install()
+    yield
+    sitecustomize_bt.uninstall()
