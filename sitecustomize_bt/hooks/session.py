@@ -24,10 +24,7 @@ class Session:
         ``explicitly``: the program itself called ``install()`` or ``apply()``, which counts as
         switching on where the variable says nothing.
         """
-        found = _settings.from_process()
-        if explicitly and not found.mode_given:
-            found.mode = "on"
-        return found
+        return _settings.from_process(unset="on" if explicitly else "off")
 
 
 session = Session()

@@ -92,8 +92,11 @@ class Settings:
         )
 
 
-def read(environ: Mapping[str, str], argv: Sequence[str]) -> Settings:
-    """Settings from a mapping of variables and a command line (``sys.argv``); never raises."""
+def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -> Settings:
+    """Settings from a mapping of variables and a command line (``sys.argv``); never raises.
+
+    ``unset``: the mode where the variable says nothing.
+    """
     found = Settings()
     warnings: list[str] = []
     flags = argv[1:]
@@ -115,6 +118,8 @@ def read(environ: Mapping[str, str], argv: Sequence[str]) -> Settings:
     elif word:
         accepted = "/".join((*ON_WORDS, *AUTO_WORDS, *OFF_WORDS))
         warnings.append(_not_understood(ENABLE, word, accepted, "staying off"))
+    else:
+        found.mode = unset
 
     level = _word(environ, LOG)
     if level in LOG_LEVELS:
@@ -135,9 +140,9 @@ def read(environ: Mapping[str, str], argv: Sequence[str]) -> Settings:
     return found
 
 
-def from_process() -> Settings:
-    """Settings of the running process."""
-    return read(os.environ, getattr(sys, "argv", [""]))
+def from_process(unset: Mode = "off") -> Settings:
+    """Settings of the running process; ``unset`` as for ``read``."""
+    return read(os.environ, getattr(sys, "argv", [""]), unset)
 
 
 def _word(environ: Mapping[str, str], name: str) -> str:

@@ -1,0 +1,185 @@
+"""``apply`` and ``revert`` on models that are already built."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+import transformers
+from test_loading import NAMES, forward
+
+import sitecustomize_bt
+from sitecustomize_bt.encoders import attention
+from sitecustomize_bt.encoders.policy import Reason
+from sitecustomize_bt.encoders.registry import row_of
+
+
+@pytest.fixture(autouse=True)
+def undo() -> Iterator[None]:
+    yield
+    sitecustomize_bt.uninstall()
+
+
+def eager(name: str) -> torch.nn.Module:
+    config = tiny._config(name)
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    return getattr(transformers, name)(config).eval()
+
+
+def chooses_class_when_built(name: str) -> bool:
+    row = row_of(getattr(transformers, name))
+    assert row is not None
+    return hasattr(sys.modules[row.module], f"{row.family.upper()}_ATTENTION_CLASSES")
+
+
+def configs(model: torch.nn.Module) -> list[tuple[str, int]]:
+    return [(k, id(m.config)) for k, m in model.named_modules() if "config" in vars(m)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_eager_model_is_switched_or_refused_with_the_reason(name: str) -> None:
+    model = eager(name)
+    before, expected = configs(model), forward(model, name)
+    decision = sitecustomize_bt.apply(model)
+    if chooses_class_when_built(name):
+        assert decision.reason is Reason.CANNOT_SWITCH
+        assert "when the model was built" in decision.detail
+        assert forward(model, name)[1] == expected[1] == 0
+    else:
+        assert decision.detail == "changed from eager"
+        found, calls = forward(model, name)
+        assert calls == (6 if name in ("CLIPModel", "SiglipModel") else 3)
+        for ours, theirs in zip(found, expected[0], strict=True):
+            torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
+        assert sitecustomize_bt.revert(model)
+    assert configs(model) == before
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+    assert forward(model, name)[1] == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shared_config_does_not_switch_the_other_model(name: str) -> None:
+    config = tiny._config(name)
+    config._attn_implementation = "eager"
+    cls = getattr(transformers, name)
+    one, other = cls(config).eval(), cls(config).eval()
+    calls = forward(other, name)[1]
+    sitecustomize_bt.apply(one)
+    assert forward(other, name)[1] == calls
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_model_that_runs_sdpa_already(name: str) -> None:
+    model = tiny.build(name)
+    before = configs(model)
+    decision = sitecustomize_bt.apply(model)
+    assert decision.detail == "already sdpa"
+    assert sitecustomize_bt.apply(model) is decision  # applying twice is applying once
+    assert len(model._forward_pre_hooks) == len(model._forward_hooks)
+    assert configs(model) == before
+    assert sitecustomize_bt.revert(model)
+    assert not sitecustomize_bt.revert(model)
+    assert not model._forward_pre_hooks
+    assert not model._forward_hooks
+
+
+def test_other_peoples_hooks_stay() -> None:
+    model = tiny.build("CLIPTextModel")
+    seen: list[str] = []
+    model.register_forward_pre_hook(lambda *_: seen.append("before"))
+    sitecustomize_bt.apply(model)
+    model.register_forward_hook(lambda *_: seen.append("after"))
+    sitecustomize_bt.revert(model)
+    forward(model, "CLIPTextModel")
+    assert seen == ["before", "after"]
+
+
+def test_class_that_is_not_registered() -> None:
+    decision = sitecustomize_bt.apply(torch.nn.Linear(2, 2))
+    assert (decision.applied, decision.reason) == (False, Reason.NOT_REGISTERED)
+
+
+def test_verified_on_the_model_and_not_on_the_config() -> None:
+    """On 4.46 a config that says sdpa means nothing to a model built eager, and is not believed."""
+    model = eager("LlamaModel")
+    row = row_of(type(model))
+    assert row is not None
+    assert attention.running(model, row) == "eager"
+    model.config._attn_implementation = "sdpa"
+    says = attention.running(model, row)
+    assert says == ("sdpa" if forward(model, "LlamaModel")[1] else "eager")
+
+
+@pytest.mark.parametrize("name", ["LlamaModel", "CLIPTextModel", "SiglipVisionModel"])
+def test_deep_copy_is_accelerated_and_can_be_reverted(name: str) -> None:
+    model = tiny.build(name)
+    sitecustomize_bt.apply(model)
+    twin = copy.deepcopy(model)
+    assert len(twin._forward_pre_hooks) == len(model._forward_pre_hooks)
+    for ours, theirs in zip(forward(twin, name)[0], forward(model, name)[0], strict=True):
+        assert torch.equal(ours, theirs)
+    assert sitecustomize_bt.revert(twin)
+    assert not twin._forward_pre_hooks
+    assert model._forward_pre_hooks
+
+
+def test_a_saved_model_loads_where_this_package_is_not_installed(tmp_path: Path) -> None:
+    model = tiny.build("CLIPTextModel")
+    sitecustomize_bt.apply(model)
+    path = tmp_path / "model.pt"
+    torch.save(model, path)
+    program = (
+        "import sys, torch\n"
+        "sys.modules['sitecustomize_bt'] = None\n"  # what an absent package looks like
+        "model = torch.load(sys.argv[1], weights_only=False)\n"
+        "print(model(torch.tensor([[1, 5, 2]])).pooler_output.sum().item())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
+    )
+    with torch.no_grad():
+        expected = model(torch.tensor([[1, 5, 2]])).pooler_output.sum().item()
+    assert float(done.stdout) == pytest.approx(expected, abs=1e-5)
+
+
+def test_pickle_in_the_same_process() -> None:
+    model = tiny.build("LlamaModel")
+    sitecustomize_bt.apply(model)
+    twin = pickle.load(io.BytesIO(pickle.dumps(model)))
+    for ours, theirs in zip(
+        forward(twin, "LlamaModel")[0], forward(model, "LlamaModel")[0], strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
+
+
+def test_saved_files_are_the_same_byte_for_byte(tmp_path: Path) -> None:
+    model = tiny.build("LlamaModel")
+    model.save_pretrained(tmp_path / "untouched")
+    sitecustomize_bt.apply(model)
+    model.save_pretrained(tmp_path / "accelerated")
+    untouched = {path.name: path.read_bytes() for path in (tmp_path / "untouched").iterdir()}
+    accelerated = {path.name: path.read_bytes() for path in (tmp_path / "accelerated").iterdir()}
+    assert accelerated == untouched
+
+
+@pytest.mark.parametrize("name", ["LlamaModel", "CLIPTextModel", "SiglipVisionModel"])
+def test_compiles_as_an_untouched_model_does(name: str) -> None:
+    inputs = tiny.inputs(name)
+    model = tiny.build(name)
+    untouched = torch._dynamo.explain(model)(**inputs)
+    torch._dynamo.reset()
+    sitecustomize_bt.apply(model)
+    accelerated = torch._dynamo.explain(model)(**inputs)
+    torch._dynamo.reset()
+    assert accelerated.graph_break_count == untouched.graph_break_count
+    assert accelerated.graph_count == untouched.graph_count
