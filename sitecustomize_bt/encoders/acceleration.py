@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..startup.settings import Settings
-from . import attention, device, kernels, placement, policy, registry
+from . import attention, device, kernels, placement, policy, quantization, registry
 from .policy import Decision, Reason
 from .request import Request
 
@@ -91,6 +91,26 @@ def revert_all() -> None:
             revert(model)
 
 
+def release(target: torch.nn.Module, taker: str) -> list[Decision]:
+    """Revert every accelerated model that shares a module with ``target``.
+
+    ``taker``: who is about to offload it, as ``accelerate.cpu_offload``. Returns the new decision
+    on each model that was reverted.
+    """
+    with _lock:
+        taken = set(target.modules())
+        touched = [model for model in list(_applied) if not taken.isdisjoint(model.modules())]
+        decisions = []
+        for model in touched:
+            before = _applied[model].decision
+            revert(model)
+            detail = f"{taker} takes over its weights; what was enabled has been reverted"
+            decisions.append(
+                dataclasses.replace(before, applied=False, reason=Reason.OFFLOADED, detail=detail)
+            )
+        return decisions
+
+
 def _attach(model: torch.nn.Module, applied: _Applied, settings: Settings) -> None:
     kernels.ask_for(settings.backends)
     for hooks in _HOOKS:
@@ -116,6 +136,7 @@ def _facts(model: torch.nn.Module, request: Request) -> policy.Facts | None:
         default=attention.class_default(type(model)),
         request=request,
         offload=placement.offloaded(model),
+        quantized=quantization.method(model),
     )
 
 

@@ -26,7 +26,7 @@ class Load:
         if (
             self.request.ours_to_make
             and attention.class_default(cls) == attention.SDPA
-            and not _offload_asked_for(kwargs)
+            and not (settings.offload == "skip" and _offload_asked_for(kwargs))
         ):
             self.kwargs = {**kwargs, "attn_implementation": attention.SDPA}
 

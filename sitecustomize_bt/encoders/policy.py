@@ -64,7 +64,7 @@ class Facts:
     """What is known of one model before it is decided on.
 
     ``running``: see ``attention.running``. ``default``: see ``attention.class_default``.
-    ``offload``: see ``placement.offloaded``.
+    ``offload``: see ``placement.offloaded``. ``quantized``: see ``quantization.method``.
     """
 
     encoder: Encoder
@@ -75,6 +75,7 @@ class Facts:
     default: str
     request: Request
     offload: str | None = None
+    quantized: str | None = None
 
     def decision(self, applied: bool, reason: Reason, detail: str) -> Decision:
         """A decision on this model."""
@@ -109,15 +110,19 @@ def decide(settings: Settings, facts: Facts) -> Decision:
         return facts.decision(False, *verdict)
     if not facts.has_sdpa:
         return facts.decision(False, Reason.NO_SDPA, "torch has no SDPA")
-    if facts.offload is not None:
+    if facts.offload is not None and settings.offload == "skip":
         return facts.decision(
             False, Reason.OFFLOADED, f"{facts.offload}; offloaded models are left alone"
         )
     if facts.running != SDPA:
         return _runs_something_else(facts)
     changed = facts.default if facts.request.ours_to_make else SDPA
-    detail = "already sdpa" if changed == SDPA else f"changed from {changed}"
-    return facts.decision(True, Reason.RUNS_SDPA, detail)
+    details = [
+        facts.quantized,
+        "already sdpa" if changed == SDPA else f"changed from {changed}",
+        None if facts.offload is None else f"kept though {facts.offload}",
+    ]
+    return facts.decision(True, Reason.RUNS_SDPA, ", ".join(filter(None, details)))
 
 
 def _runs_something_else(facts: Facts) -> Decision:

@@ -21,7 +21,7 @@ def activate(*, explicitly: bool = False) -> bool:
         return False
     try:
         # The gate is behind us: the first third-party import.
-        from . import loading
+        from . import loading, offloading
     except console.FAULTS as error:
         console.warn_once(
             f"wrapt cannot be imported ({type(error).__name__}: {error}); models stay as they "
@@ -30,6 +30,7 @@ def activate(*, explicitly: bool = False) -> bool:
         return False
     ledger.active = True
     loading.install()
+    offloading.install()
     return True
 
 

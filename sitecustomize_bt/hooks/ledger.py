@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 _MISSING = object()
@@ -42,6 +45,17 @@ class Ledger:
             # Read back: what a class hands out need not be what was set on it.
             self._patches.append(_Patch(owner, name, before, vars(owner)[name]))
 
+    def replace_everywhere(self, owner: ModuleType, name: str, value: object) -> None:
+        """``replace``, and the same for whoever has bound the object under a name of its own.
+
+        ``from accelerate import dispatch_model`` makes such an alias. Those bound while ours is
+        in place come back with ``undo`` as well.
+        """
+        before = vars(owner)[name]
+        self.replace(owner, name, value)
+        for module, alias in _aliases(before):
+            self.replace(module, alias, value)
+
     def holds(self, owner: Any, name: str) -> bool:
         """Whether ``owner.name`` has been replaced already, even if it was wrapped again since."""
         with self._lock:
@@ -59,7 +73,18 @@ class Ledger:
                     delattr(patch.owner, patch.name)
                 else:
                     setattr(patch.owner, patch.name, patch.before)
+                    if isinstance(patch.owner, ModuleType):
+                        for module, alias in _aliases(patch.after):
+                            setattr(module, alias, patch.before)
             self._patches = left[::-1]
+
+
+def _aliases(value: object) -> Iterator[tuple[ModuleType, str]]:
+    """Every module-level name that is bound to ``value`` (no lazy module is made to load)."""
+    for module in list(sys.modules.values()):
+        if isinstance(module, ModuleType):
+            for name in [name for name, bound in list(vars(module).items()) if bound is value]:
+                yield module, name
 
 
 ledger = Ledger()

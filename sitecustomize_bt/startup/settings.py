@@ -20,6 +20,7 @@ FAST_START = "FRAMEPACK_FAST_START"
 LOG = "FRAMEPACK_BETTERTRANSFORMER_LOG"
 BACKENDS = "FRAMEPACK_BETTERTRANSFORMER_BACKENDS"
 FORCE = "FRAMEPACK_BETTERTRANSFORMER_FORCE"
+OFFLOAD = "FRAMEPACK_BETTERTRANSFORMER_OFFLOAD"
 
 DISABLE_FLAG = "--disable-bettertransformer"
 FAST_START_FLAG = "--fast-start"
@@ -29,6 +30,7 @@ OFF_WORDS = ("0", "false", "no", "off")
 ON_WORDS = ("1", "true", "yes", "on")
 AUTO_WORDS = ("auto",)
 LOG_LEVELS = ("silent", "warning", "info", "debug")
+OFFLOAD_POLICIES = ("skip", "keep")
 BACKEND_NAMES = ("flash", "efficient", "math", "cudnn")
 
 _SHOWN_LENGTH = 40
@@ -42,6 +44,7 @@ class Settings:
     ``disabled_by_flag``, ``fast_start``, ``memory_v2``: the host's flags (and variable).
     ``force``: try library versions that are not known to work as well.
     ``is_demo``: the running script is one of FramePack's ``demo_gradio*.py``.
+    ``offload``: one of OFFLOAD_POLICIES.
     ``log``: one of LOG_LEVELS. ``backends``: names from BACKEND_NAMES, or None for the default.
     ``warnings``: one sentence for each value that was not understood.
     """
@@ -56,6 +59,7 @@ class Settings:
         "memory_v2",
         "mode",
         "mode_given",
+        "offload",
         "warnings",
     )
 
@@ -68,6 +72,7 @@ class Settings:
         self.memory_v2 = False
         self.is_demo = False
         self.log = "info"
+        self.offload = "skip"
         self.backends: tuple[str, ...] | None = None
         self.warnings: tuple[str, ...] = ()
 
@@ -121,14 +126,10 @@ def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -
     else:
         found.mode = unset
 
-    level = _word(environ, LOG)
-    if level in LOG_LEVELS:
-        found.log = level
-    elif level and found.mode != "off":
-        warnings.append(_not_understood(LOG, level, "/".join(LOG_LEVELS), "using info"))
-
+    found.log = _one_of(environ, LOG, LOG_LEVELS, "info", warnings)
+    found.offload = _one_of(environ, OFFLOAD, OFFLOAD_POLICIES, "skip", warnings)
     backends = _word(environ, BACKENDS)
-    if backends and found.mode != "off":
+    if backends:
         names = tuple(dict.fromkeys(name.strip() for name in backends.split(",") if name.strip()))
         if names and all(name in BACKEND_NAMES for name in names):
             found.backends = names
@@ -136,7 +137,9 @@ def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -
             accepted = "a comma-separated list of " + "/".join(BACKEND_NAMES)
             warnings.append(_not_understood(BACKENDS, backends, accepted, "ignoring it"))
 
-    found.warnings = tuple(warnings)
+    # Where the hook is off for other reasons, what it would have been told is nobody's concern.
+    if found.mode != "off" or word not in (*OFF_WORDS, ""):
+        found.warnings = tuple(warnings)
     return found
 
 
@@ -147,6 +150,19 @@ def from_process(unset: Mode = "off") -> Settings:
 
 def _word(environ: Mapping[str, str], name: str) -> str:
     return environ.get(name, "").strip().lower()
+
+
+def _one_of(
+    environ: Mapping[str, str],
+    name: str,
+    accepted: tuple[str, ...],
+    default: str,
+    warnings: list[str],
+) -> str:
+    word = _word(environ, name)
+    if word and word not in accepted:
+        warnings.append(_not_understood(name, word, "/".join(accepted), f"using {default}"))
+    return word if word in accepted else default
 
 
 def _not_understood(name: str, word: str, accepted: str, consequence: str) -> str:

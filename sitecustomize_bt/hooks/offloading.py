@@ -1,0 +1,115 @@
+"""The guard: whoever takes over a model's weights gets it without anything of ours on it.
+
+Every call goes through unchanged; only what we had applied is reverted before it. diffusers'
+``enable_model_cpu_offload``, ``enable_sequential_cpu_offload`` and ``enable_group_offload`` end in
+the functions below, called for each component they really offload.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import wrapt
+
+from ..report import console
+from ..report.narrator import narrator
+from .ledger import ledger
+from .post_import import when_imported
+from .session import session
+
+
+@dataclass(frozen=True)
+class Offloader:
+    """A function that offloads the model it is given first.
+
+    ``function``: its name in ``module``, with its class if it has one. ``parameter``: the name of
+    the model's parameter. ``device_map_at``: where its ``device_map`` stands among its positional
+    arguments, if what that says decides whether it offloads.
+    """
+
+    module: str
+    function: str
+    parameter: str = "model"
+    device_map_at: int | None = None
+
+    def takes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The module that this call is about to offload, or None."""
+        if self.device_map_at is not None:
+            from ..encoders import placement
+
+            device_map = _argument(args, kwargs, self.device_map_at, "device_map")
+            if not isinstance(device_map, dict) or not placement.offloads(device_map):
+                return None
+        return _argument(args, kwargs, 0, self.parameter)
+
+
+_ACCELERATE = "accelerate.big_modeling"
+_SWAPPER = "DynamicSwapInstaller.install_model"
+
+OFFLOADERS: tuple[Offloader, ...] = (
+    Offloader(_ACCELERATE, "dispatch_model", device_map_at=1),
+    # A device_map in words becomes a dict only inside, where dispatch_model is called with it.
+    Offloader(_ACCELERATE, "load_checkpoint_and_dispatch", device_map_at=2),
+    Offloader(_ACCELERATE, "cpu_offload"),
+    Offloader(_ACCELERATE, "cpu_offload_with_hook"),
+    Offloader(_ACCELERATE, "disk_offload"),
+    Offloader("diffusers.hooks.group_offloading", "apply_group_offloading", "module"),
+    # FramePack and its forks. Never imported by us: the module queries CUDA. uninstall_model is
+    # not here because placement.offloaded reads its effect off the model.
+    Offloader("diffusers_helper.memory", _SWAPPER),
+    Offloader("diffusers_helper.memory_v2", _SWAPPER),
+)
+
+
+def install() -> None:
+    """Guard every offloader, now or when its module is imported."""
+    for name in dict.fromkeys(row.module for row in OFFLOADERS):
+        when_imported(name, _guard_module)
+
+
+def _guard_module(module: ModuleType) -> None:
+    for row in OFFLOADERS:
+        if row.module == module.__name__:
+            _guard(module, row)
+
+
+def _guard(module: ModuleType, row: Offloader) -> None:
+    path, _, name = row.function.rpartition(".")
+    owner: Any = getattr(module, path, None) if path else module
+    if owner is None or name not in vars(owner) or ledger.holds(owner, name):
+        return
+
+    def guarded(
+        wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if ledger.active:
+            with console.shielded(f"looking out for {row.function}"):
+                _release(row, args, kwargs)
+        return wrapped(*args, **kwargs)
+
+    wrapper = wrapt.FunctionWrapper(vars(owner)[name], guarded)
+    if owner is module:
+        ledger.replace_everywhere(module, name, wrapper)
+    else:
+        ledger.replace(owner, name, wrapper)
+
+
+def _release(row: Offloader, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    # Where nothing was ever accelerated there is nothing to release.
+    acceleration = sys.modules.get("sitecustomize_bt.encoders.acceleration")
+    settings = session.settings
+    if acceleration is None or settings.offload == "keep":
+        return
+    target = row.takes(args, kwargs)
+    if target is not None:
+        who = f"{row.module.partition('.')[0]}'s {row.function.rpartition('.')[2]}"
+        for decision in acceleration.release(target, who):
+            narrator.tell(decision, settings)
+
+
+def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str) -> Any:
+    return args[position] if len(args) > position else kwargs.get(name)
