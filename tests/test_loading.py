@@ -183,6 +183,21 @@ def test_what_the_saved_config_gets_is_what_it_would_get_without_us(
         assert decision.detail == "the saved config asks for eager"
 
 
+@pytest.mark.parametrize("name", ["LlamaModel", "CLIPTextModel", "SiglipVisionModel"])
+def test_a_model_that_would_be_eager_by_accident(models: Path, tmp_path: Path, name: str) -> None:
+    """4.46 stays eager for a config saved after a model was built from it; asking mends that."""
+    folder = shutil.copytree(models / name, tmp_path / name)
+    path = folder / "config.json"
+    saved = {**json.loads(path.read_text()), "_attn_implementation_autoset": True}
+    path.write_text(json.dumps(saved))
+    model = load(tmp_path, name)
+    assert forward(model, name)[1] == layers(name)
+    said = last_decision().detail
+    sitecustomize_bt.uninstall()
+    without_us = forward(load(tmp_path, name), name)[1]
+    assert said == ("already sdpa" if without_us else "changed from eager")
+
+
 def test_a_config_that_wants_attentions_is_not_overruled(models: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(models / "CLIPTextModel", tmp_path / "CLIPTextModel")
     path = folder / "config.json"

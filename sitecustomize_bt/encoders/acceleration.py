@@ -133,7 +133,7 @@ def _facts(model: torch.nn.Module, request: Request) -> policy.Facts | None:
         has_sdpa=has_sdpa(),
         devices=device.look(),
         running=attention.running(model, row),
-        default=attention.class_default(type(model)),
+        default=attention.default(type(model), request.autoset_done),
         request=request,
         offload=placement.offloaded(model),
         quantized=quantization.method(model),

@@ -31,16 +31,23 @@ def running(model: torch.nn.Module, row: Encoder) -> str:
     return "+".join(sorted(found)) or "none"
 
 
-def class_default(cls: type) -> str:
-    """What ``from_pretrained`` picks for ``cls`` where nobody asks.
-
-    ``PreTrainedModel._autoset_attn_implementation`` (4.46) and ``get_correct_attn_implementation``
-    (5.x) both take SDPA wherever the class supports it and, in 4.x, torch is 2.1.1 or newer.
-    """
+def supports_sdpa(cls: type) -> bool:
+    """Whether ``cls`` can run SDPA here: it says so and, in 4.x, torch is 2.1.1 or newer."""
     utilities = sys.modules.get("transformers.utils")
     available = getattr(utilities, "is_torch_sdpa_available", None)  # gone in 5.x
-    supported = getattr(cls, "_supports_sdpa", False) and (available is None or available())
-    return SDPA if supported else "eager"
+    return bool(getattr(cls, "_supports_sdpa", False) and (available is None or available()))
+
+
+def default(cls: type, autoset_done: bool) -> str:
+    """What ``from_pretrained`` picks for ``cls`` where nobody asks.
+
+    ``PreTrainedModel._autoset_attn_implementation`` (4.x) and ``get_correct_attn_implementation``
+    (5.x) both take SDPA wherever the class supports it; but 4.x does not choose at all, and so
+    stays eager, for a config that was saved with ``autoset_done``.
+    """
+    if autoset_done and hasattr(cls, "_autoset_attn_implementation"):
+        return "eager"
+    return SDPA if supports_sdpa(cls) else "eager"
 
 
 def switch(model: torch.nn.Module, row: Encoder) -> list[tuple[torch.nn.Module, Any]]:
@@ -54,7 +61,7 @@ def switch(model: torch.nn.Module, row: Encoder) -> list[tuple[torch.nn.Module, 
             "this transformers chose the attention class when the model was built; "
             'load it with attn_implementation="sdpa"'
         )
-    if class_default(type(model)) != SDPA:
+    if not supports_sdpa(type(model)):
         raise CannotSwitchError(f"{type(model).__name__} does not support SDPA")
     holders = [module for module in model.modules() if "config" in vars(module)]
     configs = {id(module.config): module.config for module in holders}

@@ -25,7 +25,7 @@ class Load:
         self.request = request.read(args, kwargs)
         if (
             self.request.ours_to_make
-            and attention.class_default(cls) == attention.SDPA
+            and attention.supports_sdpa(cls)
             and not (settings.offload == "skip" and _offload_asked_for(kwargs))
         ):
             self.kwargs = {**kwargs, "attn_implementation": attention.SDPA}

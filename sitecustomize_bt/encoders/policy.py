@@ -63,7 +63,7 @@ class Decision:
 class Facts:
     """What is known of one model before it is decided on.
 
-    ``running``: see ``attention.running``. ``default``: see ``attention.class_default``.
+    ``running``: see ``attention.running``. ``default``: see ``attention.default``.
     ``offload``: see ``placement.offloaded``. ``quantized``: see ``quantization.method``.
     """
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import huggingface_hub
 
+_AUTOSET = "_attn_implementation_autoset"
 _KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 
 
@@ -18,11 +19,14 @@ class Request:
     """``asked_by``: ``"caller"``, ``"config"``, ``"saved config"``, or None if nobody asked.
 
     ``known`` is False where the saved config is not on this machine yet, so that nobody can tell.
+    ``autoset_done``: nobody asked, but the config says that a choice was made; see
+    ``attention.default``.
     """
 
     asked_by: str | None = None
     value: object = None
     known: bool = True
+    autoset_done: bool = False
 
     @property
     def ours_to_make(self) -> bool:
@@ -59,7 +63,8 @@ def _from_object(config: Any) -> Request:
         return Request("config", "output_attentions")
     nested = [v for v in vars(config).values() if hasattr(v, "_attn_implementation_internal")]
     requests = [_from_object(part) for part in nested]
-    return next((request for request in requests if request.asked_by), Request())
+    nobody = Request(autoset_done=getattr(config, _AUTOSET, False) is True)
+    return next((request for request in requests if request.asked_by), nobody)
 
 
 def _saved_config(source: Any, kwargs: Mapping[str, Any]) -> str | None:
@@ -95,4 +100,5 @@ def _from_saved(saved: Any) -> Request:
     if saved.get("output_attentions"):
         return Request("saved config", "output_attentions")
     requests = (_from_saved(value) for value in saved.values())
-    return next((request for request in requests if request.asked_by), Request())
+    nobody = Request(autoset_done=saved.get(_AUTOSET) is True)
+    return next((request for request in requests if request.asked_by), nobody)

@@ -19,8 +19,19 @@ class _Patch:
     before: object  # what the owner's own namespace held; _MISSING if it inherited the attribute
     after: object
 
-    def in_place(self) -> bool:
-        return vars(self.owner).get(self.name, _MISSING) is self.after
+    def undo(self) -> bool:
+        """Whether the attribute is what it was before, now."""
+        now = vars(self.owner).get(self.name, _MISSING)
+        if now is not self.after:
+            return now is self.before  # somebody has wrapped it since, or it is back already
+        if self.before is _MISSING:
+            delattr(self.owner, self.name)
+            return True
+        setattr(self.owner, self.name, self.before)
+        if isinstance(self.owner, ModuleType):
+            for module, alias in _aliases(self.after):
+                setattr(module, alias, self.before)
+        return True
 
 
 class Ledger:
@@ -65,18 +76,7 @@ class Ledger:
         """Put back every object that is still ours to put back; what is not stays recorded."""
         with self._lock:
             self.active = False
-            left = []
-            for patch in reversed(self._patches):
-                if not patch.in_place():
-                    left.append(patch)
-                elif patch.before is _MISSING:
-                    delattr(patch.owner, patch.name)
-                else:
-                    setattr(patch.owner, patch.name, patch.before)
-                    if isinstance(patch.owner, ModuleType):
-                        for module, alias in _aliases(patch.after):
-                            setattr(module, alias, patch.before)
-            self._patches = left[::-1]
+            self._patches = [patch for patch in self._patches[::-1] if not patch.undo()][::-1]
 
 
 def _aliases(value: object) -> Iterator[tuple[ModuleType, str]]:
