@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..startup.settings import Settings
-from . import attention, device, kernels, placement, policy, quantization, registry
+from . import attention, device, kernels, placement, policy, quantization, registry, versions
 from .policy import Decision, Reason
 from .request import Request
 
@@ -135,6 +135,7 @@ def _facts(model: torch.nn.Module, request: Request) -> policy.Facts | None:
         running=attention.running(model, row),
         default=attention.default(type(model), request.autoset_done),
         request=request,
+        unknown_version=versions.unknown(),
         offload=placement.offloaded(model),
         quantized=quantization.method(model),
     )

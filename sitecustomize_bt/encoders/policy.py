@@ -21,6 +21,7 @@ class Reason(enum.Enum):
     MEMORY_V2 = "memory_v2 backend"
     NOT_SAFE_FOR_AUTO = "not safe for auto"
     NO_SDPA = "no SDPA in torch"
+    UNKNOWN_VERSION = "a library outside its known range"
     NOT_REGISTERED = "not a registered class"
     OFFLOADED = "offloaded"
     ASKED_OTHERWISE = "somebody asked for another attention"
@@ -64,7 +65,8 @@ class Facts:
     """What is known of one model before it is decided on.
 
     ``running``: see ``attention.running``. ``default``: see ``attention.default``.
-    ``offload``: see ``placement.offloaded``. ``quantized``: see ``quantization.method``.
+    ``unknown_version``: see ``versions.unknown``. ``offload``: see ``placement.offloaded``.
+    ``quantized``: see ``quantization.method``.
     """
 
     encoder: Encoder
@@ -74,6 +76,7 @@ class Facts:
     running: str
     default: str
     request: Request
+    unknown_version: str | None = None
     offload: str | None = None
     quantized: str | None = None
 
@@ -110,6 +113,8 @@ def decide(settings: Settings, facts: Facts) -> Decision:
         return facts.decision(False, *verdict)
     if not facts.has_sdpa:
         return facts.decision(False, Reason.NO_SDPA, "torch has no SDPA")
+    if facts.unknown_version is not None and not settings.force:
+        return facts.decision(False, Reason.UNKNOWN_VERSION, facts.unknown_version)
     if facts.offload is not None and settings.offload == "skip":
         return facts.decision(
             False, Reason.OFFLOADED, f"{facts.offload}; offloaded models are left alone"

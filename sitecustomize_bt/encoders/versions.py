@@ -6,17 +6,26 @@ import sys
 
 from packaging.specifiers import SpecifierSet
 
-# torch is not here: whether it has SDPA is asked of torch itself.
+# tests/versions.py runs the core tests on the releases of transformers that stand for a change.
 KNOWN = {
     "transformers": ">=4.46.2,<6",
+    "accelerate": ">=1.6,<2",
+    "diffusers": ">=0.33.1,<1",
+    "optimum": ">=1.23.3,<3",
+    "wrapt": ">=1.16,<3",
+    # No lower bound: a torch without SDPA has a line of its own.
+    "torch": "<3",
 }
+
+# optimum is a namespace package.
+_HOLDERS = {"optimum": "optimum.version"}
 
 
 def unknown() -> str | None:
     """The first imported library outside its range, as a sentence; None if all are inside."""
     for name, known in KNOWN.items():
-        version = getattr(sys.modules.get(name), "__version__", None)
-        # Source checkouts of transformers call themselves X.Y.0.dev0.
+        version = getattr(sys.modules.get(_HOLDERS.get(name, name)), "__version__", None)
+        # Source checkouts call themselves X.Y.0.dev0, and CPU builds of torch X.Y.Z+cpu.
         if version is not None and not SpecifierSet(known).contains(version, prereleases=True):
             return f"{name} {version} is not known to work (known: {known})"
     return None

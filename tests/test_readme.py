@@ -1,0 +1,67 @@
+"""What the README shows is what happens; CI runs the commands that install."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import readme
+from conftest import ROOT, Runner
+
+from sitecustomize_bt.startup import settings
+
+CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_every_command_is_run_by_ci_or_here() -> None:
+    here = {"diffusers", "audit", "startup-cost"}
+    in_ci = set(re.findall(r"readme ([a-z-]+)\)", CI))
+    assert set(readme.blocks("command")) == here | in_ci
+
+
+def test_banner_is_as_shown(run_python: Runner, tmp_path: Path) -> None:
+    program = [str(ROOT / "examples" / "framepack_encode.py")]
+    done = run_python(program, cwd=tmp_path, env={settings.ENABLE: "1"})
+    assert done.returncode == 0
+    shown = readme.blocks("output")["banner"].splitlines()
+    # transformers 5 draws a progress bar between our lines.
+    assert [line for line in done.stderr.splitlines() if line in shown] == shown
+
+
+def test_audit_prints_both_files() -> None:
+    command = shlex.split(readme.blocks("command")["audit"])
+    done = subprocess.run(
+        [sys.executable, *command[1:]], capture_output=True, text=True, check=True
+    )
+    startup = ROOT / "sitecustomize_bt" / "startup"
+    for name in ("sitecustomize_bt_init.pth", "sitecustomize_bt_init.start"):
+        assert f"{name}\n{(startup / name).read_text()}" in done.stdout
+
+
+def test_notebook_code_runs() -> None:
+    text = readme.README.read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    program = (
+        "import transformers\n"
+        "model = transformers.CLIPTextModel(transformers.CLIPTextConfig(hidden_size=8,"
+        " intermediate_size=8, num_attention_heads=2, num_hidden_layers=1, vocab_size=9))\n"
+        f"{code}"
+    )
+    subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize(
+    "name", [value for key, value in vars(settings).items() if str(value).startswith("FRAMEPACK_")]
+)
+def test_every_variable_is_in_the_table(name: str) -> None:
+    assert f"| `{name}` |" in readme.README.read_text(encoding="utf-8")
+
+
+def test_every_flag_is_in_the_table() -> None:
+    text = readme.README.read_text(encoding="utf-8")
+    for flag in (settings.DISABLE_FLAG, settings.FAST_START_FLAG, settings.MEMORY_V2_FLAG):
+        assert f"| `{flag}` |" in text
