@@ -11,12 +11,23 @@ from typing import Any
 import torch
 
 from ..startup.settings import Settings
-from . import attention, device, kernels, placement, policy, quantization, registry, versions
+from . import (
+    attention,
+    device,
+    kernels,
+    padding,
+    placement,
+    policy,
+    quantization,
+    registry,
+    versions,
+)
 from .policy import Decision, Reason
 from .request import Request
 
-# What is attached to an accelerated model, in this order.
-_HOOKS = (kernels.HOOKS,)
+# What may be attached to a model, in this order: the backends' hooks must be the last to touch the
+# arguments, because theirs carry the lease.
+_HOOKS = (padding.HOOKS, kernels.HOOKS)
 
 
 @dataclass
@@ -113,8 +124,9 @@ def release(target: torch.nn.Module, taker: str) -> list[Decision]:
 
 def _attach(model: torch.nn.Module, applied: _Applied, settings: Settings) -> None:
     kernels.ask_for(settings.backends)
-    for hooks in _HOOKS:
-        hooks.attach(model)
+    if applied.decision.skips_padding:
+        padding.HOOKS.attach(model)
+    kernels.HOOKS.attach(model)
     _applied[model] = applied
 
 

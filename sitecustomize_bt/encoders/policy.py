@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ class Decision:
     ``applied``: whether the model is accelerated. ``detail``: the reason in words, for this model.
     ``running``: the attention implementation found on the model itself.
     ``previous``: the implementation that was, or without us would have been, in force.
+    ``skips_padding``: whether columns that are padding for the whole batch are not computed.
     """
 
     label: str
@@ -46,6 +48,7 @@ class Decision:
     detail: str
     running: str = ""
     previous: str = ""
+    skips_padding: bool = False
 
     @property
     def line(self) -> str:
@@ -56,7 +59,8 @@ class Decision:
                 f"keeping {self.label} unchanged"
             )
         if self.applied:
-            return f"Enabled PyTorch SDPA backend for {self.label} ({self.detail})"
+            padding = ", no padding" if self.skips_padding else ""
+            return f"Enabled PyTorch SDPA backend for {self.label} ({self.detail}){padding}"
         return f"Skipped {self.label}: {self.detail}"
 
 
@@ -127,7 +131,10 @@ def decide(settings: Settings, facts: Facts) -> Decision:
         "already sdpa" if changed == SDPA else f"changed from {changed}",
         None if facts.offload is None else f"kept though {facts.offload}",
     ]
-    return facts.decision(True, Reason.RUNS_SDPA, ", ".join(filter(None, details)))
+    decision = facts.decision(True, Reason.RUNS_SDPA, ", ".join(filter(None, details)))
+    return dataclasses.replace(
+        decision, skips_padding=settings.padding and facts.encoder.skips_padding
+    )
 
 
 def _runs_something_else(facts: Facts) -> Decision:

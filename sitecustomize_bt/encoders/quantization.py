@@ -35,6 +35,9 @@ def method(model: torch.nn.Module) -> str | None:
 
 
 def _by_flags(model: torch.nn.Module) -> str | None:
+    # dequantize() leaves the old flag where it was and puts this one beside it.
+    if getattr(model, "is_quantized", None) is False:
+        return None
     return _BNB if any(getattr(model, flag, False) is True for flag in _FLAGS) else None
 
 

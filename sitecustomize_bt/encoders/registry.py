@@ -12,7 +12,7 @@ class Encoder:
 
     ``role`` is the name FramePack gives the model, or the class's own name.
     ``attention`` is the class whose instances do the attention; on transformers before 4.48 its
-    subclasses are the implementations.
+    subclasses are the implementations. ``skips_padding``: whether the padding skip is exact for it.
     """
 
     module: str
@@ -20,6 +20,7 @@ class Encoder:
     family: str
     attention: str
     role: str = ""
+    skips_padding: bool = False
 
     @property
     def label(self) -> str:
@@ -32,7 +33,9 @@ _CLIP = "transformers.models.clip.modeling_clip"
 _SIGLIP = "transformers.models.siglip.modeling_siglip"
 
 ENCODERS: tuple[Encoder, ...] = (
-    Encoder(_LLAMA, "LlamaModel", "LLaMA", "LlamaAttention", role="text_encoder"),
+    Encoder(
+        _LLAMA, "LlamaModel", "LLaMA", "LlamaAttention", role="text_encoder", skips_padding=True
+    ),
     Encoder(_LLAMA, "LlamaForCausalLM", "LLaMA", "LlamaAttention"),
     Encoder(_CLIP, "CLIPTextModel", "CLIP", "CLIPAttention", role="text_encoder_2"),
     Encoder(_CLIP, "CLIPTextModelWithProjection", "CLIP", "CLIPAttention"),

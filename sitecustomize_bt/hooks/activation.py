@@ -38,3 +38,4 @@ def deactivate() -> None:
     """Stop waiting, and put back every attribute that was replaced."""
     trigger.disarm()
     ledger.undo()
+    session.end()

@@ -17,6 +17,10 @@ class Session:
         self.settings = self.read(explicitly=explicitly)
         return self.settings
 
+    def end(self) -> None:
+        """Forget what they said."""
+        self.settings = Settings()
+
     @staticmethod
     def read(*, explicitly: bool = False) -> Settings:
         """What the environment and the command line say now.

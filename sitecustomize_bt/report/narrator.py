@@ -13,8 +13,8 @@ from . import console
 RULE = "=" * 80
 TITLE = "BETTERTRANSFORMER OPTIMIZATION"
 EXPERIMENTAL = (
-    "Experimental: slows models down where memory offloading is on, so offloaded models\n"
-    "are left alone; meant for GPUs of 80 GB and more."
+    "Experimental: memory offloading can make it slow, so offloaded models are left\n"
+    "alone; meant for GPUs of 80 GB and more."
 )
 FAST_START = "Fast-start mode -> skipping BetterTransformer optimization"
 MEMORY_V2 = "CRITICAL: BetterTransformer + memory_v2 backend detected"

@@ -20,6 +20,7 @@ FAST_START = "FRAMEPACK_FAST_START"
 LOG = "FRAMEPACK_BETTERTRANSFORMER_LOG"
 BACKENDS = "FRAMEPACK_BETTERTRANSFORMER_BACKENDS"
 FORCE = "FRAMEPACK_BETTERTRANSFORMER_FORCE"
+PADDING = "FRAMEPACK_BETTERTRANSFORMER_PADDING"
 OFFLOAD = "FRAMEPACK_BETTERTRANSFORMER_OFFLOAD"
 
 DISABLE_FLAG = "--disable-bettertransformer"
@@ -42,6 +43,7 @@ class Settings:
     ``mode``: ``"off"``, ``"on"`` or ``"auto"``.
     ``mode_given``: whether the variable says anything that is understood.
     ``disabled_by_flag``, ``fast_start``, ``memory_v2``: the host's flags (and variable).
+    ``padding``: whether padding is skipped.
     ``force``: try library versions that are not known to work as well.
     ``is_demo``: the running script is one of FramePack's ``demo_gradio*.py``.
     ``offload``: one of OFFLOAD_POLICIES.
@@ -60,6 +62,7 @@ class Settings:
         "mode",
         "mode_given",
         "offload",
+        "padding",
         "warnings",
     )
 
@@ -68,6 +71,7 @@ class Settings:
         self.mode_given = False
         self.disabled_by_flag = False
         self.fast_start = False
+        self.padding = True
         self.force = False
         self.memory_v2 = False
         self.is_demo = False
@@ -128,6 +132,8 @@ def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -
 
     found.log = _one_of(environ, LOG, LOG_LEVELS, "info", warnings)
     found.offload = _one_of(environ, OFFLOAD, OFFLOAD_POLICIES, "skip", warnings)
+    padding = _one_of(environ, PADDING, (*ON_WORDS, *OFF_WORDS), "1", warnings)
+    found.padding = padding in ON_WORDS
     backends = _word(environ, BACKENDS)
     if backends:
         names = tuple(dict.fromkeys(name.strip() for name in backends.split(",") if name.strip()))

@@ -1,0 +1,132 @@
+"""optimum's BetterTransformer: asked about a model, never let near it.
+
+``BetterTransformer.transform`` refuses nine of the registered classes. The tenth, a CLIPModel that
+runs eager, it takes: it replaces the vision layers, copies their weights into fused ones, turns
+quick_gelu into gelu, and ``reverse`` then makes another model with more copies. None of that can be
+undone object for object, so optimum gets a stand-in that has the model's config and no layers: its
+refusal is its own, and no model is ever half transformed.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import importlib.metadata
+import importlib.util
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from typing import Any
+
+import torch
+
+_PACKAGE = "optimum.bettertransformer"
+# A broken package may well call sys.exit() while it is imported.
+_FAULTS = (Exception, SystemExit)
+
+
+class Refusal(enum.Enum):
+    """Why optimum does not transform a model."""
+
+    ABSENT = "optimum is not installed"
+    REMOVED = "this optimum has no bettertransformer"
+    BROKEN = "it cannot be imported"
+    OFFLOADED = "the model is offloaded"
+    QUANTIZED = "the model is quantized"
+    REFUSED = "it refuses"
+    REPLACES = "it would replace layers and copy weights"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``detail``: the refusal in words for this model; optimum's own where it gave some."""
+
+    refusal: Refusal
+    detail: str
+
+    @property
+    def line(self) -> str:
+        """What is printed; nothing where optimum did not come into it."""
+        if self.refusal in (Refusal.ABSENT, Refusal.OFFLOADED, Refusal.QUANTIZED):
+            return ""
+        return f"{_PACKAGE} is not used: {self.detail}"
+
+
+def ask(model: torch.nn.Module, *, offload: str | None, quantized: str | None) -> Answer:
+    """Why optimum does not transform ``model``; ``offload`` and ``quantized`` as in Facts.
+
+    Imports optimum where it is installed, so hold no lock. Raises nothing, changes nothing.
+    """
+    if offload is not None:
+        return Answer(Refusal.OFFLOADED, offload)
+    if quantized is not None:
+        return Answer(Refusal.QUANTIZED, quantized)
+    transform = _transform()
+    if isinstance(transform, Answer):
+        return transform
+    try:
+        with _Silenced():
+            transform(_StandIn(getattr(model, "config", None)))
+    except _WouldGoOnError:
+        pass
+    except _FAULTS as error:
+        return Answer(Refusal.REFUSED, _sentence(error))
+    return Answer(Refusal.REPLACES, Refusal.REPLACES.value)
+
+
+@functools.cache
+def _transform() -> Callable[[Any], Any] | Answer:
+    try:
+        # optimum is a namespace package: neither look-up imports anything.
+        parent = importlib.util.find_spec("optimum")
+        places = list(parent.submodule_search_locations or ()) if parent else []
+        if PathFinder.find_spec(_PACKAGE, places) is None:
+            version = importlib.metadata.version("optimum")
+            return Answer(Refusal.REMOVED, f"optimum {version} no longer has it")
+        from optimum.bettertransformer import BetterTransformer
+
+        transform: Callable[[Any], Any] = BetterTransformer.transform
+        return transform
+    except importlib.metadata.PackageNotFoundError:
+        return Answer(Refusal.ABSENT, Refusal.ABSENT.value)
+    except _FAULTS as error:
+        return Answer(Refusal.BROKEN, _sentence(error))
+
+
+class _WouldGoOnError(Exception):
+    """optimum has no objection, and begins with the layers."""
+
+
+class _StandIn:
+    """What optimum sees of a model."""
+
+    training = False
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def named_children(self) -> Any:
+        """Where the transformation begins, once every check has passed."""
+        raise _WouldGoOnError
+
+
+class _Silenced(logging.Filter):
+    """Drops what optimum logs in this thread: at each call, that it is deprecated."""
+
+    def __enter__(self) -> None:
+        self._thread = threading.get_ident()
+        logging.getLogger(f"{_PACKAGE}.transformation").addFilter(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger(f"{_PACKAGE}.transformation").removeFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Other threads' records pass."""
+        return record.thread != self._thread
+
+
+def _sentence(error: BaseException) -> str:
+    first = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+    return first.replace(" (torch.nn.functional.scaled_dot_product_attention)", "") or repr(error)

@@ -1,0 +1,147 @@
+"""What a forward without its padding gave, brought back to the length that the caller knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_STATES_DIMENSIONS = 3
+_CACHE_DIMENSIONS = 4
+
+
+class NotUnderstoodError(Exception):
+    """An output is of a form that cannot be padded; it may be half padded by then."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The columns ``[left, right)`` of ``length`` that are computed. Numbers only, no tensor.
+
+    ``rows``: each row's own ``(start, end)`` in columns of the given mask, where rows differ (a row
+    that is hidden altogether has start >= end); None where every row fills the window.
+    """
+
+    left: int
+    right: int
+    length: int
+    rows: tuple[tuple[int, int], ...] | None = None
+
+
+def pad(output: Any, window: Window) -> Any:
+    """``output`` of a ``LlamaModel``, at full length.
+
+    States (batch, window, width) become (batch, length, width), zero wherever the mask hides; keys
+    and values (batch, heads, window, width) likewise, zero outside of the window. A model output
+    stays the object it is, and gives up each short tensor as its long one is made: all of them at
+    once would take more memory than the untouched forward does.
+    """
+    padder = _Padder(window)
+    if type(output) is tuple:
+        return padder.plain(output)
+    if isinstance(output, dict) and "last_hidden_state" in output:
+        return padder.fields(output)
+    raise NotUnderstoodError(type(output).__name__)
+
+
+class _Padder:
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._hidden: dict[Any, torch.Tensor] = {}
+
+    def fields(self, output: Any) -> Any:
+        last = output["last_hidden_state"]
+        padded = output["last_hidden_state"] = self._states(last)
+        for name in list(output):
+            if name == "hidden_states":
+                states = list(output[name])
+                output[name] = ()  # so that nobody else holds them
+                output[name] = self._all_states(states, last, padded)
+            elif name == "past_key_values":
+                output[name] = self._cache(output[name])
+            elif name != "last_hidden_state" and output[name] is not None:
+                raise NotUnderstoodError(name)
+        return output
+
+    def plain(self, output: tuple[Any, ...]) -> tuple[Any, ...]:
+        last, *others = output
+        padded = self._states(last)
+        result = [padded]
+        for value in others:
+            if type(value) is tuple and not isinstance(value[0], tuple):
+                result.append(self._all_states(list(value), last, padded))
+            else:
+                result.append(self._cache(value))
+        return tuple(result)
+
+    def _all_states(
+        self, states: list[Any], last: torch.Tensor, padded: torch.Tensor
+    ) -> tuple[Any, ...]:
+        """``states`` padded; what is the same tensor as ``last`` stays the same as ``padded``."""
+        for index, state in enumerate(states):
+            if state is last:
+                states[index] = padded
+            elif state is not None:  # transformers 5 can be asked for some layers only
+                states[index] = self._states(state)
+            del state
+        return tuple(states)
+
+    def _states(self, tensor: Any) -> torch.Tensor:
+        full = self._spread(tensor, dimension=1, dimensions=_STATES_DIMENSIONS)
+        if self._window.rows is not None:
+            self._inside(full, 1).masked_fill_(self._hidden_on(full.device), 0)
+        return full
+
+    def _cache(self, cache: Any) -> Any:
+        """Keys and values; inside of the window, hidden ones stay as they were computed."""
+        if type(cache) is tuple:
+            return tuple((self._heads(keys), self._heads(values)) for keys, values in cache)
+        if type(cache).__name__ != "DynamicCache":
+            raise NotUnderstoodError(type(cache).__name__)
+        if hasattr(cache, "layers"):
+            for layer in cache.layers:
+                if type(layer).__name__ != "DynamicLayer":
+                    raise NotUnderstoodError(type(layer).__name__)
+                layer.keys = self._heads(layer.keys)
+                layer.values = self._heads(layer.values)
+        else:  # transformers before 4.54
+            for tensors in (cache.key_cache, cache.value_cache):
+                tensors[:] = [self._heads(tensor) for tensor in tensors]
+            if hasattr(cache, "_seen_tokens"):
+                cache._seen_tokens = self._window.length
+        return cache
+
+    def _heads(self, tensor: Any) -> torch.Tensor:
+        return self._spread(tensor, dimension=2, dimensions=_CACHE_DIMENSIONS)
+
+    def _spread(self, tensor: Any, dimension: int, dimensions: int) -> torch.Tensor:
+        window = self._window
+        if (
+            type(tensor) is not torch.Tensor
+            or tensor.dim() != dimensions
+            or tensor.shape[dimension] != window.right - window.left
+        ):
+            raise NotUnderstoodError(f"{type(tensor).__name__} {getattr(tensor, 'shape', '')}")
+        shape = list(tensor.shape)
+        shape[dimension] = window.length
+        full = tensor.new_empty(shape)
+        if window.left > 0:
+            full.narrow(dimension, 0, window.left).zero_()
+        if window.right < window.length:
+            full.narrow(dimension, window.right, window.length - window.right).zero_()
+        self._inside(full, dimension).copy_(tensor)
+        return full
+
+    def _inside(self, full: torch.Tensor, dimension: int) -> torch.Tensor:
+        window = self._window
+        return full.narrow(dimension, window.left, window.right - window.left)
+
+    def _hidden_on(self, device: Any) -> torch.Tensor:
+        """(batch, window, 1): what the rows' own masks hide. Layers may sit on several devices."""
+        if device not in self._hidden:
+            rows = torch.tensor(self._window.rows, device="cpu").to(device, non_blocking=True)
+            columns = torch.arange(self._window.left, self._window.right, device=device)
+            hidden = (columns < rows[:, :1]) | (columns >= rows[:, 1:])
+            self._hidden[device] = hidden.unsqueeze(-1)
+        return self._hidden[device]
