@@ -104,6 +104,17 @@ def test_other_peoples_hooks_stay() -> None:
     assert seen == ["before", "after"]
 
 
+def test_log_level_holds_for_apply_too(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FRAMEPACK_BETTERTRANSFORMER_LOG", "silent")
+    assert sitecustomize_bt.apply(tiny.build("CLIPTextModel")).applied
+    assert capfd.readouterr().err == ""
+    monkeypatch.setenv("FRAMEPACK_BETTERTRANSFORMER_LOG", "info")
+    sitecustomize_bt.apply(tiny.build("CLIPTextModel"))
+    assert "Enabled PyTorch SDPA backend" in capfd.readouterr().err
+
+
 def test_class_that_is_not_registered() -> None:
     decision = sitecustomize_bt.apply(torch.nn.Linear(2, 2))
     assert (decision.applied, decision.reason) == (False, Reason.NOT_REGISTERED)

@@ -1,21 +1,21 @@
 """optimum's BetterTransformer: asked about a model, never let near it.
 
-``BetterTransformer.transform`` refuses nine of the registered classes. The tenth, a CLIPModel that
-runs eager, it takes: it replaces the vision layers, copies their weights into fused ones, turns
-quick_gelu into gelu, and ``reverse`` then makes another model with more copies. None of that can be
-undone object for object, so optimum gets a stand-in that has the model's config and no layers: its
-refusal is its own, and no model is ever half transformed.
+``BetterTransformer.transform`` refuses all registered classes but a CLIPModel that runs eager. Of
+that it replaces the vision layers, copies their weights and turns quick_gelu into gelu; ``reverse``
+then makes another model with more copies. That cannot be undone object for object, so optimum gets
+a stand-in with the model's config and no layers: the refusal is its own, and no model is touched.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 import importlib.metadata
 import importlib.util
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from typing import Any
@@ -67,7 +67,7 @@ def ask(model: torch.nn.Module, *, offload: str | None, quantized: str | None) -
     if isinstance(transform, Answer):
         return transform
     try:
-        with _Silenced():
+        with _silenced():
             transform(_StandIn(getattr(model, "config", None)))
     except _WouldGoOnError:
         pass
@@ -102,29 +102,28 @@ class _WouldGoOnError(Exception):
 class _StandIn:
     """What optimum sees of a model."""
 
-    training = False
-
     def __init__(self, config: Any) -> None:
         self.config = config
+        self.training = False
 
     def named_children(self) -> Any:
         """Where the transformation begins, once every check has passed."""
         raise _WouldGoOnError
 
 
-class _Silenced(logging.Filter):
-    """Drops what optimum logs in this thread: at each call, that it is deprecated."""
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Drop what optimum logs in this thread: at each call, that it is deprecated."""
+    logger, thread = logging.getLogger(f"{_PACKAGE}.transformation"), threading.get_ident()
 
-    def __enter__(self) -> None:
-        self._thread = threading.get_ident()
-        logging.getLogger(f"{_PACKAGE}.transformation").addFilter(self)
+    def from_elsewhere(record: logging.LogRecord) -> bool:
+        return record.thread != thread
 
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger(f"{_PACKAGE}.transformation").removeFilter(self)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Other threads' records pass."""
-        return record.thread != self._thread
+    logger.addFilter(from_elsewhere)
+    try:
+        yield
+    finally:
+        logger.removeFilter(from_elsewhere)
 
 
 def _sentence(error: BaseException) -> str:

@@ -42,6 +42,7 @@ class Narrator:
 
     def tell(self, decision: Decision, settings: Settings) -> None:
         """Keep ``decision`` and print what is to be said about it."""
+        console.set_level(settings.log)
         with self._lock:
             self._kept.append(decision)
             if decision.reason is Reason.OFF:
