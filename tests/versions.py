@@ -33,6 +33,8 @@ def make(folder: Path, release: str) -> Path:
         subprocess.run([*pip, TORCH], check=True)
         wanted = "transformers" if release == "newest" else f"transformers=={release}"
         subprocess.run([*pip, wanted, "accelerate", "pytest", "wrapt", "pillow"], check=True)
+    this = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall"]
+    subprocess.run([*this, str(ROOT)], check=True)
     return python
 
 
