@@ -1,0 +1,124 @@
+"""What ``FRAMEPACK_BETTERTRANSFORMER_OFFLOAD=keep`` costs: bytes of weights fetched, and time.
+
+    python tests/benchmarks/offload.py
+    python tests/benchmarks/offload.py --device cuda --dtype float16 --layers 32
+
+LLaMA-3-8B's widths, 351 padded tokens, under accelerate's cpu_offload and disk_offload and under a
+swapper in the manner of FramePack's. Each row is paired in one run (see pairing.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ["FRAMEPACK_BETTERTRANSFORMER_OFFLOAD"] = "keep"
+
+import accelerate
+import torch
+import transformers
+from accelerate.utils import PrefixedDataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from encoders import DTYPES, LLAMA, prompt
+from pairing import in_turns, show, surroundings
+
+import sitecustomize_bt
+
+fetched = 0
+
+
+def counting(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """``original``, which hands out a weight, with its bytes counted."""
+
+    def fetch(*args: Any, **kwargs: Any) -> torch.Tensor:
+        global fetched  # noqa: PLW0603 - one benchmark, one counter
+        weight = original(*args, **kwargs)
+        fetched += weight.nbytes
+        return weight
+
+    return fetch
+
+
+def swap(model: torch.nn.Module, device: str) -> None:
+    """Give every module a class whose attribute look-up fetches its weights to ``device``."""
+    for module in model.modules():
+        base = type(module)
+        vars(module)["forge_backup_original_class"] = base
+
+        @counting
+        def fetch(held: torch.Tensor) -> torch.Tensor:
+            return torch.nn.Parameter(held.to(device), requires_grad=held.requires_grad)
+
+        def look_up(self: Any, name: str, base: type = base, fetch: Any = fetch) -> Any:
+            held = vars(self)["_parameters"].get(name) if "_parameters" in vars(self) else None
+            if held is not None:
+                return fetch(held)
+            found = base.__getattr__(self, name)
+            return found.to(device) if isinstance(found, torch.Tensor) else found
+
+        module.__class__ = type(f"Swapped{base.__name__}", (base,), {"__getattr__": look_up})
+
+
+OFFLOADS: dict[str, Callable[[torch.nn.Module, str, str], object]] = {
+    "accelerate cpu_offload": lambda m, d, _: accelerate.cpu_offload(m, torch.device(d)),
+    "accelerate disk_offload": lambda m, d, p: accelerate.disk_offload(m, p, torch.device(d)),
+    "swapper": lambda m, d, _: swap(m, d),
+}
+
+
+def bytes_of(forward: Callable[[], object]) -> int:
+    """Bytes of weights that one forward fetches."""
+    global fetched  # noqa: PLW0603
+    fetched = 0
+    forward()
+    return fetched
+
+
+def main() -> None:
+    """Read the command line and print the table."""
+    parser = argparse.ArgumentParser(description="What staying on under offloading costs.")
+    parser.add_argument("--device", default="cpu", help="where it computes")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=7)
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    PrefixedDataset.__getitem__ = counting(PrefixedDataset.__getitem__)
+    config = transformers.LlamaConfig(**LLAMA, num_hidden_layers=options.layers)
+    print(surroundings(options.device))
+    heads = f"{'untouched MB':>14}{'kept MB':>10}{'untouched ms':>14}{'kept ms':>10}"
+    print(f"{'fetched and timed per forward':<42}{heads}  speed-up")
+    for name, offload in OFFLOADS.items():
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            torch.manual_seed(0)
+            untouched = transformers.LlamaModel(config).to(DTYPES[options.dtype]).eval()
+            kept = transformers.LlamaModel(config).to(DTYPES[options.dtype]).eval()
+            kept.load_state_dict(untouched.state_dict(), assign=True)
+            offload(untouched, options.device, f"{folder}/untouched")
+            offload(kept, options.device, f"{folder}/kept")
+            decision = sitecustomize_bt.apply(kept)
+            if not decision.applied:
+                raise SystemExit(decision.line)
+            for real in (140, 351):
+                inputs = prompt(1, real, "right", options.device)
+                variants = {
+                    "untouched": lambda: untouched(**inputs),  # noqa: B023 - called at once
+                    "kept": lambda: kept(**inputs),  # noqa: B023
+                }
+                megabytes = {key: bytes_of(run) / 1e6 for key, run in variants.items()}
+                timings = in_turns(variants, options.turns)
+                cells = f"{megabytes['untouched']:>14.1f}{megabytes['kept']:>10.1f}"
+                cells += "{:>14.1f}{:>10.1f}".format(*(1e3 * timings.median(v) for v in variants))
+                speedup = show(timings.speedup("untouched", "kept"))
+                print(f"{f'{name}, {real} of 351 real':<42}{cells}  {speedup}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
