@@ -109,11 +109,25 @@ def test_value_that_is_not_understood(run_python: Runner, program: Path) -> None
 
 @pytest.mark.parametrize(
     ("level", "said"),
-    [("silent", 0), ("warning", 0), ("info", 6), ("debug", 6), ("INFO", 6)],
+    [("silent", 0), ("warning", 0), ("info", 6), ("INFO", 6)],
 )
 def test_log_level(run_python: Runner, program: Path, level: str, said: int) -> None:
     env = {**ON, "FRAMEPACK_BETTERTRANSFORMER_LOG": level}
     assert len(ours(run_python([str(program), "CLIPTextModel"], env=env))) == said
+
+
+def test_debug_says_more(run_python: Runner, program: Path) -> None:
+    env = {**ON, "FRAMEPACK_BETTERTRANSFORMER_LOG": "debug"}
+    lines = ours(run_python([str(program), "CLIPTextModel"], env=env))
+    assert any("patch in transformers.models.clip.modeling_clip" in line for line in lines)
+
+
+def test_two_wrong_values_are_one_line(run_python: Runner, program: Path) -> None:
+    env = {**ON, "FRAMEPACK_BETTERTRANSFORMER_OFFLOAD": "x", "FRAMEPACK_BETTERTRANSFORMER_LOG": "y"}
+    lines = ours(run_python([str(program), "CLIPTextModel"], env=env))
+    (line,) = [line for line in lines if "is not understood" in line]
+    assert "skip/keep" in line
+    assert "silent/warning/info/debug" in line
 
 
 def test_skips_are_warnings_where_they_matter(run_python: Runner, program: Path) -> None:

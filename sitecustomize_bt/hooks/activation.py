@@ -15,8 +15,8 @@ def activate(*, explicitly: bool = False) -> bool:
     """
     settings = session.begin(explicitly=explicitly)
     console.set_level(settings.log)
-    for warning in settings.warnings:
-        console.warn_once(warning)
+    if settings.warnings:
+        console.warn_once("; ".join(settings.warnings))
     if not (settings.enabled or settings.tells_demo_users):
         return False
     try:
@@ -31,6 +31,7 @@ def activate(*, explicitly: bool = False) -> bool:
     ledger.active = True
     loading.install()
     offloading.install()
+    console.debug(f"waiting for models to be loaded ({settings!r})")
     return True
 
 

@@ -27,6 +27,7 @@ def when_imported(name: str, patch: Callable[[ModuleType], None]) -> None:
         if ledger.active:
             with console.shielded(f"patching {name}"):
                 patch(module)
+                console.debug(f"looked for what to patch in {name}")
 
     with _lock:
         waiting = (name, patch) in _registered

@@ -42,6 +42,11 @@ def warn(text: str) -> None:
     write(PREFIX + text, "warning")
 
 
+def debug(text: str) -> None:
+    """For those who look into why something was or was not done."""
+    write(PREFIX + text, "debug")
+
+
 def warn_once(text: str) -> None:
     """``warn``, unless the same has been said before."""
     if text not in _warned:
