@@ -1,0 +1,90 @@
+"""What the padding skip has done so far, model by model."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import torch
+
+from .padding_outputs import Window
+from .padding_rules import Reason, Values, input_shape
+
+
+@dataclass(frozen=True)
+class PaddingCounts:
+    """What has been skipped for one model so far.
+
+    ``tokens_given`` and ``tokens_computed`` are batch times columns, summed over all forwards.
+    """
+
+    forwards: int = 0
+    trimmed: int = 0
+    tokens_given: int = 0
+    tokens_computed: int = 0
+    passed_through: Mapping[Reason, int] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def counts(model: torch.nn.Module) -> PaddingCounts:
+    """A snapshot of what has been counted for ``model``."""
+    with _lock:
+        tally = _tallies.get(model) or _Tally()
+        return PaddingCounts(
+            forwards=tally.trimmed + sum(tally.passed_through.values()),
+            trimmed=tally.trimmed,
+            tokens_given=tally.tokens_given,
+            tokens_computed=tally.tokens_computed,
+            passed_through=MappingProxyType(dict(tally.passed_through)),
+        )
+
+
+@dataclass
+class _Tally:
+    trimmed: int = 0
+    tokens_given: int = 0
+    tokens_computed: int = 0
+    passed_through: Counter[Reason] = field(default_factory=Counter)
+    given_up: bool = False
+
+
+_lock = threading.Lock()
+_tallies: weakref.WeakKeyDictionary[torch.nn.Module, _Tally] = weakref.WeakKeyDictionary()
+
+
+def _tally(module: torch.nn.Module) -> _Tally:
+    """``module``'s own, to be held with the lock."""
+    found = _tallies.get(module)
+    if found is None:
+        found = _tallies[module] = _Tally()
+    return found
+
+
+def count(module: torch.nn.Module, values: Values | None, verdict: Reason | Window) -> None:
+    # Shapes are not even looked at where a trace would record that.
+    known = values is not None and verdict is not Reason.COMPILING
+    batch, length = (input_shape(values or {}) if known else None) or (0, 0)
+    with _lock:
+        tally = _tally(module)
+        tally.tokens_given += batch * length
+        if isinstance(verdict, Window):
+            tally.trimmed += 1
+            length = verdict.right - verdict.left
+        else:
+            tally.passed_through[verdict] += 1
+        tally.tokens_computed += batch * length
+
+
+def given_up(module: torch.nn.Module) -> bool:
+    """Whether an output of ``module`` could not be padded back once."""
+    with _lock:
+        return _tally(module).given_up
+
+
+def give_up(module: torch.nn.Module) -> None:
+    """Skip nothing of ``module`` from now on."""
+    with _lock:
+        _tally(module).given_up = True

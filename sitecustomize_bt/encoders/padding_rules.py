@@ -1,0 +1,215 @@
+"""When the padding skip is exact, and which columns it then computes."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import inspect
+from typing import Any
+
+import torch
+
+from .padding_outputs import Window
+
+Values = dict[str, Any]  # a forward's arguments by name
+
+_FORWARD = ("transformers.models.llama.modeling_llama", "LlamaModel.forward")
+
+_READ = {
+    *("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds"),
+    *("use_cache", "output_attentions", "output_hidden_states", "return_dict", "cache_position"),
+}
+
+# Others attend in other ways, or are not of transformers.
+_ATTENTIONS = ("sdpa", "eager")
+
+# "dynamic" and "longrope" choose frequencies by the sequence's length, which the skip changes.
+_FIXED_ROPES = ("default", "linear", "llama3", "yarn")
+
+# Set while FakeTensor, make_fx or functionalization watch, whose graphs would keep what is read
+# off this mask. Private, but torch has no public way to ask.
+_modes = getattr(torch._C, "_TorchDispatchModeKey", None)
+_TRACING_MODES = tuple(_modes.__members__.values()) if _modes else ()
+
+
+class Reason(enum.Enum):
+    """Why a forward was passed through untouched."""
+
+    NO_MASK = "no attention mask"
+    NO_PADDING = "no padding"
+    RAGGED = "no column is padding for the whole batch"
+    ALL_HIDDEN = "the mask hides everything"
+    HOLES = "the mask has holes"
+    MASK_FORM = "the mask is not a 2-D tensor of the input's shape"
+    MASK_VALUES = "the mask has values other than 0 and 1"
+    GRADIENTS = "gradients are on"
+    TRAINING = "the model is in training mode"
+    CACHE_PASSED = "a cache was passed in"
+    CACHE_ASKED = "the caller asked for a cache"
+    OUTPUT_ATTENTIONS = "attention weights were asked for"
+    COMPILING = "compiling, tracing, exporting or capturing"
+    INPUTS = "not exactly one of input_ids and inputs_embeds, as a plain tensor"
+    EMPTY = "no tokens"
+    POSITIONS = "position_ids or cache_position of an unusual form"
+    MODEL = "the model's configuration is not understood"
+    OUTPUT = "an earlier output could not be padded back"
+    NOT_UNDERSTOOD = "the call is not understood"
+
+
+@functools.lru_cache(maxsize=64)
+def parameters(cls: Any) -> tuple[str, ...]:
+    """The positional parameters of ``cls.forward``, in order; none if it is not LlamaModel's.
+
+    Of the class and not of the instance, whose ``forward`` may be accelerate's.
+    """
+    forward = inspect.unwrap(cls.forward)
+    if (forward.__module__, forward.__qualname__) != _FORWARD:
+        return ()
+    parameters = inspect.signature(forward).parameters.values()
+    _, *names = (p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+    return tuple(names)
+
+
+def bind(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Values | None:
+    """The arguments by name; None if one of them is not known here."""
+    values = dict(zip(names, args, strict=False))
+    if not names or len(args) > len(names) or not values.keys().isdisjoint(kwargs):
+        return None
+    values.update(kwargs)
+    return values if all(values[name] is None for name in values.keys() - _READ) else None
+
+
+def source(values: Values) -> str | None:
+    """Whichever of input_ids and inputs_embeds is given; None if both or neither are."""
+    names = [name for name in ("input_ids", "inputs_embeds") if values.get(name) is not None]
+    return names[0] if len(names) == 1 else None
+
+
+def input_shape(values: Values) -> tuple[int, int] | None:
+    """(batch, columns); None if the input is not of a known form."""
+    name = source(values)
+    tensor: Any = values.get(name or "")
+    if not _is_plain(tensor) or tensor.dim() != (3 if name == "inputs_embeds" else 2):
+        return None
+    return tensor.shape[0], tensor.shape[1]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor, and not a fake, a distributed or anybody else's one."""
+    return type(value) in (torch.Tensor, torch.nn.Parameter)
+
+
+def decide(module: torch.nn.Module, values: Values | None) -> Reason | Window:
+    if _is_traced():
+        return Reason.COMPILING
+    if values is None:
+        return Reason.NOT_UNDERSTOOD
+    reason = _why_not_asked(module, values) or _why_not_safe(module, values)
+    if reason is not None:
+        return reason
+    return _window(values["attention_mask"], values.get("cache_position"))
+
+
+def _is_traced() -> bool:
+    return (
+        torch.jit.is_tracing()
+        or any(torch._C._get_dispatch_mode(mode) is not None for mode in _TRACING_MODES)
+        or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
+    )
+
+
+def _why_not_asked(module: torch.nn.Module, values: Values) -> Reason | None:
+    """What the caller wants that rules the skip out."""
+    attentions = values.get("output_attentions")
+    if attentions is None:
+        attentions = getattr(module.config, "output_attentions", False)
+    return _first(
+        (Reason.NO_MASK, values.get("attention_mask") is None),
+        (Reason.GRADIENTS, torch.is_grad_enabled()),
+        (Reason.TRAINING, module.training),
+        (Reason.CACHE_PASSED, values.get("past_key_values") is not None),
+        (Reason.CACHE_ASKED, values.get("use_cache") not in (None, False)),
+        (Reason.OUTPUT_ATTENTIONS, bool(attentions)),
+    )
+
+
+def _why_not_safe(module: torch.nn.Module, values: Values) -> Reason | None:
+    """What about the tensors' forms, or about the model, is not known to be exact."""
+    shape = input_shape(values)
+    if shape is None:
+        return Reason.INPUTS
+    mask, positions, cache = map(values.get, ("attention_mask", "position_ids", "cache_position"))
+    if not _has_shape(mask, shape):
+        return Reason.MASK_FORM
+    return _first(
+        (Reason.EMPTY, 0 in shape),
+        (
+            Reason.POSITIONS,
+            positions is not None and not _has_shape(positions, shape, (1, shape[1])),
+        ),
+        (Reason.POSITIONS, cache is not None and not _has_shape(cache, shape[1:])),
+        (Reason.MODEL, not _is_understood(module)),
+    )
+
+
+def _has_shape(tensor: Any, *shapes: tuple[int, ...]) -> bool:
+    return _is_plain(tensor) and tuple(tensor.shape) in shapes
+
+
+def _first(*reasons: tuple[Reason, bool]) -> Reason | None:
+    return next((reason for reason, holds in reasons if holds), None)
+
+
+def _is_understood(module: torch.nn.Module) -> bool:
+    config = module.config
+    return (
+        getattr(config, "_attn_implementation", None) in _ATTENTIONS
+        and getattr(config, "is_causal", True) is True
+        and getattr(config, "sliding_window", None) is None
+        and getattr(config, "attention_chunk_size", None) is None
+        and set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
+        and getattr(module.rotary_emb, "rope_type", None) in _FIXED_ROPES
+    )
+
+
+def _window(mask: Any, cache_position: Any) -> Reason | Window:
+    """The columns to compute under a mask (batch, columns), or why all of them are.
+
+    The one place that waits for the device: once, to copy the mask to the host.
+    """
+    batch, length = mask.shape
+    if cache_position is None:
+        host = mask.cpu()
+    else:
+        # Whether it is what it would be by default travels along, as one more value.
+        default = (cache_position == torch.arange(length, device=cache_position.device)).all()
+        together = torch.cat((mask.flatten(), default.to(mask.dtype)[None])).cpu()
+        if not together[-1]:
+            return Reason.POSITIONS
+        host = together[:-1].view(batch, length)
+    kept = host == 1
+    count = kept.sum(1).tolist()
+    if min(count) == length:
+        return Reason.NO_PADDING
+    if sum(count) != host.count_nonzero().item():
+        return Reason.MASK_VALUES
+    kept = kept.view(torch.uint8)
+    return _judge(length, count, kept.argmax(1).tolist(), kept.flip(1).argmax(1).tolist())
+
+
+def _judge(length: int, kept: list[int], before: list[int], after: list[int]) -> Reason | Window:
+    """``_window``'s answer, from how many columns each row keeps, and hides before and after."""
+    rows = tuple(
+        (start, length - rest) if count else (0, 0)
+        for count, start, rest in zip(kept, before, after, strict=True)
+    )
+    left = min((start for start, end in rows if end), default=0)
+    right = max(end for _, end in rows)
+    reason = _first(
+        (Reason.ALL_HIDDEN, right == 0),
+        (Reason.HOLES, any(end - start != n for (start, end), n in zip(rows, kept, strict=True))),
+        (Reason.RAGGED, right - left == length),
+    )
+    if reason is not None:
+        return reason
+    return Window(left, right, length, None if min(kept) == right - left else rows)
