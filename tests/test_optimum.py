@@ -116,6 +116,26 @@ def test_bridge_says_what_optimum_says(optimum: Any, name: str, implementation: 
         assert f"model type {model.config.model_type} is not yet supported" in answer.detail
 
 
+def test_its_refusal_is_one_line_before_ours(
+    optimum: Any, models: Path, run_python: Runner
+) -> None:
+    program = (
+        "import transformers\n"
+        "transformers.logging.set_verbosity_error()\n"
+        "transformers.logging.disable_progress_bar()\n"
+        "for _ in range(2):\n"
+        f"    transformers.LlamaModel.from_pretrained({str(models / 'LlamaModel')!r})\n"
+    )
+    done = run_python(program, env={"FRAMEPACK_ENABLE_BETTERTRANSFORMER": "1"})
+    lines = [line for line in done.stderr.splitlines() if "LLaMA" in line or "optimum" in line]
+    assert [line.partition(":")[0].partition(" (")[0] for line in lines] == [
+        "optimum.bettertransformer is not used",
+        "Enabled PyTorch SDPA backend for text_encoder",
+        "Enabled PyTorch SDPA backend for text_encoder",
+    ]
+    assert "natively" in lines[0]
+
+
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_the_one_it_takes_cannot_be_given_back(optimum: Any, activation: str) -> None:
     """Why there is no transformation to revert: for our encoders none keeps what we promise."""

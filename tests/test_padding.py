@@ -763,22 +763,26 @@ def test_threads_do_not_mix() -> None:
     assert padding.counts(pair.hooked).trimmed == 120
 
 
-def test_a_forward_inside_of_a_forward() -> None:
+@pytest.mark.parametrize(
+    "inner_mask", [[[0, 0, 1, 1, 1, 1]], [[1] * 6], None], ids=["skips", "does not", "no mask"]
+)
+def test_a_forward_inside_of_a_forward(inner_mask: list[list[int]] | None) -> None:
     """The same model again, from a hook on one of its layers, with another mask."""
     pair = Pair()
+    mask = None if inner_mask is None else torch.tensor(inner_mask)
     inner: list[Any] = []
 
     def again(*_: Any) -> None:
         if not inner:
             inner.append(None)
-            inner[0] = pair.hooked(ids(1, 6), torch.tensor([[0, 0, 1, 1, 1, 1]]))
+            inner[0] = pair.hooked(ids(1, 6), mask)
 
     pair.hooked.layers[1].register_forward_hook(again)
     wanted, found = pair.run(ids(), mask_of("right"))
     assert_exact(found, wanted, mask_of("right"))
     with torch.no_grad():
-        mask = torch.tensor([[0, 0, 1, 1, 1, 1]])
-        assert_exact(inner[0], pair.plain(ids(1, 6), mask), mask)
+        alone = pair.plain(ids(1, 6), mask)
+    assert_exact(inner[0], alone, torch.ones(1, 6) if mask is None else mask)
 
 
 @contextmanager

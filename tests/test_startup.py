@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -374,8 +375,14 @@ def test_stdout_is_never_written(venv: Venv, stub: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_finders_around_ours_are_asked(venv: Venv, stub: Path, place: int) -> None:
-    """Right before ours, and right behind it: passed over if ours left while it is asked."""
+@pytest.mark.parametrize("make", [venvs.hooked, venvs.without_wrapt])
+def test_finders_around_ours_are_asked(
+    make: Callable[[str], Venv], version: str, stub: Path, place: int
+) -> None:
+    """Right before ours, and right behind it: passed over if ours left while it is asked.
+
+    Without wrapt too: it puts a finder of its own in front, which would hide that.
+    """
     program = f"""
 import sys
 class Finder:
@@ -387,7 +394,7 @@ sys.meta_path.insert({place}, Finder())
 import transformers
 print(Finder.asked.count("transformers"), transformers.VALUE)
 """
-    alive(venv.run("-c", program, env={**ON, "PYTHONPATH": str(stub)}), "1 42\n")
+    alive(make(version).run("-c", program, env={**ON, "PYTHONPATH": str(stub)}), "1 42\n")
 
 
 def test_finder_behind_ours_that_finds_it(venv: Venv) -> None:

@@ -15,6 +15,7 @@ from . import (
     attention,
     device,
     kernels,
+    optimum_bridge,
     padding,
     placement,
     policy,
@@ -49,25 +50,24 @@ def applied_to(model: torch.nn.Module) -> Decision | None:
 
 def apply_loaded(model: torch.nn.Module, settings: Settings, request: Request) -> Decision:
     """Decide on a model that ``from_pretrained`` has just returned, and act on it."""
-    with _lock:
-        facts = _facts(model, request)
-        if facts is None:
-            return _not_registered(model)
-        decision = policy.decide(settings, facts)
-        if decision.applied:
-            _attach(model, _Applied(decision), settings)
-        return decision
+    facts = _facts(model, request, settings)
+    if facts is None:
+        return _not_registered(model)
+    decision = policy.decide(settings, facts)
+    if decision.applied:
+        _attach(model, _Applied(decision), settings)
+    return decision
 
 
 def apply_built(model: torch.nn.Module, settings: Settings) -> Decision:
     """Decide on a model that is already built, switching it to SDPA where it runs eager."""
+    facts = _facts(model, Request(), settings)
+    if facts is None:
+        return _not_registered(model)
     with _lock:
         found = _applied.get(model)
         if found is not None:
             return found.decision
-        facts = _facts(model, Request())
-        if facts is None:
-            return _not_registered(model)
         # Nobody overrules anybody here: what the model runs is what was in force.
         facts = dataclasses.replace(facts, default=facts.running)
         configs: list[tuple[torch.nn.Module, Any]] = []
@@ -123,11 +123,12 @@ def release(target: torch.nn.Module, taker: str) -> list[Decision]:
 
 
 def _attach(model: torch.nn.Module, applied: _Applied, settings: Settings) -> None:
-    kernels.ask_for(settings.backends)
-    if applied.decision.skips_padding:
-        padding.HOOKS.attach(model)
-    kernels.HOOKS.attach(model)
-    _applied[model] = applied
+    with _lock:
+        kernels.ask_for(settings.backends)
+        if applied.decision.skips_padding:
+            padding.HOOKS.attach(model)
+        kernels.HOOKS.attach(model)
+        _applied[model] = applied
 
 
 def _not_registered(model: object) -> Decision:
@@ -135,21 +136,29 @@ def _not_registered(model: object) -> Decision:
     return Decision(name, name, False, Reason.NOT_REGISTERED, "this class is not accelerated")
 
 
-def _facts(model: torch.nn.Module, request: Request) -> policy.Facts | None:
+def _facts(model: torch.nn.Module, request: Request, settings: Settings) -> policy.Facts | None:
+    """Everything that a decision on ``model`` is made from; to be called without the lock."""
     row = registry.row_of(type(model))
     if row is None:
         return None
+    devices = device.look()
+    offload, quantized = placement.offloaded(model), quantization.method(model)
+    optimum = ""
+    if policy.for_process(settings, devices) is None:
+        # Asking imports optimum, where there is one.
+        optimum = optimum_bridge.ask(model, offload=offload, quantized=quantized).line
     return policy.Facts(
         encoder=row,
         model_class=type(model).__name__,
         has_sdpa=has_sdpa(),
-        devices=device.look(),
+        devices=devices,
         running=attention.running(model, row),
         default=attention.default(type(model), request.autoset_done),
         request=request,
         unknown_version=versions.unknown(),
-        offload=placement.offloaded(model),
-        quantized=quantization.method(model),
+        offload=offload,
+        quantized=quantized,
+        optimum=optimum,
     )
 
 

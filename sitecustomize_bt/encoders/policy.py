@@ -38,6 +38,7 @@ class Decision:
     ``applied``: whether the model is accelerated. ``detail``: the reason in words, for this model.
     ``running``: the attention implementation found on the model itself.
     ``previous``: the implementation that was, or without us would have been, in force.
+    ``optimum``: why optimum's BetterTransformer is not used, as a line; empty without optimum.
     ``skips_padding``: whether columns that are padding for the whole batch are not computed.
     """
 
@@ -49,6 +50,7 @@ class Decision:
     running: str = ""
     previous: str = ""
     skips_padding: bool = False
+    optimum: str = ""
 
     @property
     def line(self) -> str:
@@ -70,7 +72,7 @@ class Facts:
 
     ``running``: see ``attention.running``. ``default``: see ``attention.default``.
     ``unknown_version``: see ``versions.unknown``. ``offload``: see ``placement.offloaded``.
-    ``quantized``: see ``quantization.method``.
+    ``quantized``: see ``quantization.method``. ``optimum``: see ``optimum_bridge.Answer.line``.
     """
 
     encoder: Encoder
@@ -83,6 +85,7 @@ class Facts:
     unknown_version: str | None = None
     offload: str | None = None
     quantized: str | None = None
+    optimum: str = ""
 
     def decision(self, applied: bool, reason: Reason, detail: str) -> Decision:
         """A decision on this model."""
@@ -133,7 +136,9 @@ def decide(settings: Settings, facts: Facts) -> Decision:
     ]
     decision = facts.decision(True, Reason.RUNS_SDPA, ", ".join(filter(None, details)))
     return dataclasses.replace(
-        decision, skips_padding=settings.padding and facts.encoder.skips_padding
+        decision,
+        skips_padding=settings.padding and facts.encoder.skips_padding,
+        optimum=facts.optimum,
     )
 
 

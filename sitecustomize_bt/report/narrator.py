@@ -54,6 +54,8 @@ class Narrator:
                 self._banner(settings)
                 if decision.reason is Reason.MEMORY_V2:
                     self._once(MEMORY_V2, "warning")
+                if decision.optimum:
+                    self._once(decision.optimum)
                 level = "warning" if decision.reason in _WARNED else "info"
                 console.write(decision.line, level)
 
