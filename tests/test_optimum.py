@@ -18,8 +18,10 @@ import transformers
 from conftest import Runner
 from test_loading import NAMES, forward
 
-from sitecustomize_bt.encoders import optimum_bridge
+import sitecustomize_bt
+from sitecustomize_bt.encoders import acceleration, optimum_bridge
 from sitecustomize_bt.encoders.optimum_bridge import Answer, Refusal
+from sitecustomize_bt.encoders.policy import Reason
 
 IMPLEMENTATIONS = ["sdpa", "eager"]
 # The only one that optimum takes. Its layers and weights are why the bridge does not.
@@ -299,3 +301,19 @@ def test_an_optimum_that_cannot_be_imported_does_not_matter(
 def test_models_without_a_config(optimum: Any) -> None:
     assert ask(torch.nn.Linear(2, 2)).refusal is Refusal.REFUSED
     assert ask(SimpleNamespace(config=object())).refusal is Refusal.REFUSED
+
+
+def test_what_the_host_had_transformed_is_left_alone(optimum: Any) -> None:
+    model = optimum.BetterTransformer.transform(build(*TAKEN))
+    before = state(model)
+    decision = sitecustomize_bt.apply(model)
+    assert (decision.applied, decision.reason) == (False, Reason.TRANSFORMED)
+    assert decision.detail == "optimum's BetterTransformer has transformed it"
+    assert acceleration.applied_to(model) is None
+    assert state(model) == before
+    # What reverse makes of it is a model like any other, and optimum's answer is kept with it.
+    reversed_ = optimum.BetterTransformer.reverse(model).eval()
+    decision = sitecustomize_bt.apply(reversed_)
+    assert decision.reason in (Reason.CANNOT_SWITCH, Reason.RUNS_SDPA)
+    assert decision.optimum.endswith(Refusal.REPLACES.value)
+    sitecustomize_bt.uninstall()

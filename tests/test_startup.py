@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import re
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import venvs
 from conftest import Runner
 from venvs import Done, Venv
 
+from sitecustomize_bt.report import console
 from sitecustomize_bt.startup import settings
 from sitecustomize_bt.startup.settings import DISABLE_FLAG, ENABLE
 from sitecustomize_bt.startup.trigger import WATCHED, Trigger
@@ -364,6 +367,28 @@ def test_stderr_that_cannot_be_written(
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "42\n")
+
+
+def test_strict_stream_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's own stderr escapes what it cannot encode; one that a host puts there may not."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr(sys, "stderr", stream)
+    console.warn("\xf6 \udcff")
+    assert stream.buffer.getvalue() == b"sitecustomize_bt: \\xf6 \\udcff\n"  # type: ignore[attr-defined]
+
+
+class _Broken(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("stream", [None, object(), _Broken(), "closed"])
+def test_stream_that_takes_nothing(monkeypatch: pytest.MonkeyPatch, stream: object) -> None:
+    if stream == "closed":
+        stream = io.StringIO()
+        stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    console.warn("lost")
 
 
 def test_stdout_is_never_written(venv: Venv, stub: Path) -> None:

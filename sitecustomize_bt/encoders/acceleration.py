@@ -159,6 +159,7 @@ def _facts(model: torch.nn.Module, request: Request, settings: Settings) -> poli
         offload=offload,
         quantized=quantized,
         optimum=optimum,
+        transformed=optimum_bridge.transformed(model),
     )
 
 

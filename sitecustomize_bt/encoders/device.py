@@ -72,6 +72,13 @@ def _ask_nvml() -> Devices:
     except OSError:
         # No library, no driver; except on boards that have CUDA without NVML.
         return Devices(present=False if platform.machine() in ("x86_64", "AMD64") else None)
+    try:
+        return _devices_of(nvml)
+    except AttributeError:  # something else of that name
+        return Devices(present=None)
+
+
+def _devices_of(nvml: ctypes.CDLL) -> Devices:
     if nvml.nvmlInit_v2() != 0:
         return Devices(present=None)
     try:

@@ -76,6 +76,11 @@ def ask(model: torch.nn.Module, *, offload: str | None, quantized: str | None) -
     return Answer(Refusal.REPLACES, Refusal.REPLACES.value)
 
 
+def transformed(model: torch.nn.Module) -> bool:
+    """Whether the host has had ``model`` transformed by optimum."""
+    return getattr(model, "use_bettertransformer", False) is True
+
+
 @functools.cache
 def _transform() -> Callable[[Any], Any] | Answer:
     try:

@@ -28,6 +28,7 @@ class Reason(enum.Enum):
     ASKED_OTHERWISE = "somebody asked for another attention"
     OTHER_ATTENTION = "runs another attention"
     CANNOT_SWITCH = "cannot be switched"
+    TRANSFORMED = "optimum has transformed it"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Facts:
     ``running``: see ``attention.running``. ``default``: see ``attention.default``.
     ``unknown_version``: see ``versions.unknown``. ``offload``: see ``placement.offloaded``.
     ``quantized``: see ``quantization.method``. ``optimum``: see ``optimum_bridge.Answer.line``.
+    ``transformed``: see ``optimum_bridge.transformed``.
     """
 
     encoder: Encoder
@@ -86,6 +88,7 @@ class Facts:
     offload: str | None = None
     quantized: str | None = None
     optimum: str = ""
+    transformed: bool = False
 
     def decision(self, applied: bool, reason: Reason, detail: str) -> Decision:
         """A decision on this model."""
@@ -97,6 +100,7 @@ class Facts:
             detail=detail,
             running=self.running,
             previous=self.default if self.request.ours_to_make else self.running,
+            optimum=self.optimum,
         )
 
 
@@ -126,7 +130,7 @@ def decide(settings: Settings, facts: Facts) -> Decision:
         return facts.decision(
             False, Reason.OFFLOADED, f"{facts.offload}; offloaded models are left alone"
         )
-    if facts.running != SDPA:
+    if facts.running != SDPA or facts.transformed:
         return _runs_something_else(facts)
     changed = facts.default if facts.request.ours_to_make else SDPA
     details = [
@@ -136,13 +140,15 @@ def decide(settings: Settings, facts: Facts) -> Decision:
     ]
     decision = facts.decision(True, Reason.RUNS_SDPA, ", ".join(filter(None, details)))
     return dataclasses.replace(
-        decision,
-        skips_padding=settings.padding and facts.encoder.skips_padding,
-        optimum=facts.optimum,
+        decision, skips_padding=settings.padding and facts.encoder.skips_padding
     )
 
 
 def _runs_something_else(facts: Facts) -> Decision:
+    if facts.transformed:
+        return facts.decision(
+            False, Reason.TRANSFORMED, "optimum's BetterTransformer has transformed it"
+        )
     asked = facts.request
     if asked.asked_by is not None:
         return facts.decision(

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import huggingface_hub
-
 _AUTOSET = "_attn_implementation_autoset"
 _KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 
@@ -77,6 +75,8 @@ def _saved_config(source: Any, kwargs: Mapping[str, Any]) -> str | None:
         return path if os.path.isfile(path) else None
     if os.path.isfile(source):
         return source if source.endswith(".json") else None
+    import huggingface_hub  # the host has long imported it by now, with its own cache folder
+
     cached = huggingface_hub.try_to_load_from_cache(
         source,
         f"{subfolder}/config.json" if subfolder else "config.json",

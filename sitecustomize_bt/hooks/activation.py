@@ -24,8 +24,8 @@ def activate(*, explicitly: bool = False) -> bool:
         from . import loading, offloading
     except console.FAULTS as error:
         console.warn_once(
-            f"wrapt cannot be imported ({type(error).__name__}: {error}); models stay as they "
-            "are until `pip install wrapt` mends it"
+            f"wrapt cannot be imported ({console.sentence(error)}); models stay as they are "
+            "until `pip install wrapt` mends it"
         )
         return False
     ledger.active = True

@@ -8,9 +8,8 @@ from typing import Any
 
 import wrapt
 
-from ..encoders import registry, versions
+from ..encoders import registry
 from ..report import console
-from ..report.narrator import narrator
 from ..startup.settings import FORCE
 from .ledger import ledger
 from .post_import import when_imported
@@ -26,6 +25,9 @@ def install() -> None:
 
 
 def _wrap_classes(module: ModuleType) -> None:
+    # Only now that the host has imported transformers: what versions needs comes with it.
+    from ..encoders import versions
+
     unknown = versions.unknown()
     if unknown and not session.settings.force:
         console.warn_once(f"{unknown}; models stay as they are, {FORCE}=1 tries anyway")
@@ -54,5 +56,7 @@ def _from_pretrained(
         with console.shielded("accelerating a loaded model"):
             decision = load.finish(result)
             if decision is not None:
+                from ..report.narrator import narrator
+
                 narrator.tell(decision, load.settings)
     return result

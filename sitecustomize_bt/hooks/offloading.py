@@ -16,7 +16,6 @@ from typing import Any
 import wrapt
 
 from ..report import console
-from ..report.narrator import narrator
 from .ledger import ledger
 from .post_import import when_imported
 from .session import session
@@ -104,6 +103,8 @@ def _release(row: Offloader, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
     settings = session.settings
     if acceleration is None or settings.offload == "keep":
         return
+    from ..report.narrator import narrator
+
     target = row.takes(args, kwargs)
     if target is not None:
         who = f"{row.module.partition('.')[0]}'s {row.function.rpartition('.')[2]}"

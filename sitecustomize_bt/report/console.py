@@ -60,5 +60,9 @@ def shielded(what: str) -> Iterator[None]:
     try:
         yield
     except FAULTS as error:
-        message = str(error).partition("\n")[0]
-        warn_once(f"{what} was skipped ({type(error).__name__}: {message})")
+        warn_once(f"{what} was skipped ({sentence(error)})")
+
+
+def sentence(error: BaseException) -> str:
+    """``error`` in one line."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

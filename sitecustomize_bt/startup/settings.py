@@ -112,11 +112,6 @@ def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -
     found.disabled_by_flag = DISABLE_FLAG in flags
     found.memory_v2 = MEMORY_V2_FLAG in flags
     found.is_demo = _is_demo(argv)
-    # A value that is not understood counts as off everywhere; only the main variable's is worth
-    # a line on its own, because only there does the user see nothing happen.
-    found.fast_start = FAST_START_FLAG in flags or _word(environ, FAST_START) in ON_WORDS
-    found.force = _word(environ, FORCE) in ON_WORDS
-
     word = _word(environ, ENABLE)
     if word in ON_WORDS:
         found.mode, found.mode_given = "on", True
@@ -132,8 +127,9 @@ def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -
 
     found.log = _one_of(environ, LOG, LOG_LEVELS, "info", warnings)
     found.offload = _one_of(environ, OFFLOAD, OFFLOAD_POLICIES, "skip", warnings)
-    padding = _one_of(environ, PADDING, (*ON_WORDS, *OFF_WORDS), "1", warnings)
-    found.padding = padding in ON_WORDS
+    found.padding = _switch(environ, PADDING, "1", warnings)
+    found.force = _switch(environ, FORCE, "0", warnings)
+    found.fast_start = _switch(environ, FAST_START, "0", warnings) or FAST_START_FLAG in flags
     backends = _word(environ, BACKENDS)
     if backends:
         names = tuple(dict.fromkeys(name.strip() for name in backends.split(",") if name.strip()))
@@ -169,6 +165,10 @@ def _one_of(
     if word and word not in accepted:
         warnings.append(_not_understood(name, word, "/".join(accepted), f"using {default}"))
     return word if word in accepted else default
+
+
+def _switch(environ: Mapping[str, str], name: str, default: str, warnings: list[str]) -> bool:
+    return _one_of(environ, name, (*ON_WORDS, *OFF_WORDS), default, warnings) in ON_WORDS
 
 
 def _not_understood(name: str, word: str, accepted: str, consequence: str) -> str:
