@@ -115,6 +115,18 @@ def test_log_level_holds_for_apply_too(
     assert "Enabled PyTorch SDPA backend" in capfd.readouterr().err
 
 
+def test_other_peoples_hooks_see_what_the_caller_sees() -> None:
+    """Also those that were there before ours, and with padding that is not computed."""
+    model = tiny.build("LlamaModel")
+    seen: list[torch.Size] = []
+    model.register_forward_hook(lambda m, a, output: seen.append(output[0].shape))
+    sitecustomize_bt.apply(model)
+    mask = torch.tensor([[1, 1, 1, 0, 0, 0]])
+    with torch.no_grad():
+        model(input_ids=torch.ones_like(mask), attention_mask=mask)
+    assert seen == [torch.Size([1, 6, 32])]
+
+
 def test_class_that_is_not_registered() -> None:
     decision = sitecustomize_bt.apply(torch.nn.Linear(2, 2))
     assert (decision.applied, decision.reason) == (False, Reason.NOT_REGISTERED)

@@ -328,7 +328,7 @@ def test_wrapt_missing_or_broken(version: str, stub: Path, fault: str) -> None:
     done = venvs.without_wrapt(version).run("-c", HOST, env={**ON, "PYTHONPATH": str(stub)})
     line = one_line(done, "42\n")
     assert "wrapt cannot be imported" in line
-    assert "pip install wrapt" in line
+    assert re.search(r"`pip install [^`]*wrapt`", line)
 
 
 def test_value_that_is_not_understood(venv: Venv, stub: Path) -> None:

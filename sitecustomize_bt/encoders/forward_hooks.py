@@ -59,7 +59,10 @@ class HookPair:
         """Hook ``model``, unless it is hooked already."""
         if not self.attached(model):
             model.register_forward_pre_hook(self._before, with_kwargs=True)
-            model.register_forward_hook(self._after, with_kwargs=True, always_call=True)
+            # Before other people's hooks, which are to see what the caller will see.
+            model.register_forward_hook(
+                self._after, prepend=True, with_kwargs=True, always_call=True
+            )
 
     def attached(self, model: torch.nn.Module) -> bool:
         """Whether ``model`` is hooked; true of a deep copy of a hooked model as well."""

@@ -119,12 +119,13 @@ def table(options: argparse.Namespace) -> None:
     print(surroundings(device))
     heads = "".join(f"{name:>10}" for name in ("eager", "default", "hooked"))
     print(f"{'ms, medians':<40}{heads}  {'over default':<20}over eager")
-    first = DTYPES[options.dtype]
-    for dtype in dict.fromkeys((first, torch.bfloat16)):
+    dtypes = [DTYPES[name] for name in options.dtype]
+    first = dtypes[0]
+    for dtype in dtypes:
         encoder = llama(options, dtype)
         name = str(dtype).removeprefix("torch.")
-        cases = [(1, real, "right") for real in (60, 140, 351)]
-        cases += [(1, 140, "left"), (2, 140, "right"), (8, 140, "right")]
+        cases = [(1, real, "right") for real in (60, 140, 351)] + [(1, 140, "left")]
+        cases += [(batch, 140, "right") for batch in options.batch if batch > 1]
         for batch, real, side in cases:
             what = f"LLaMA {name} batch {batch}, {real} real, {side}"
             row(what, in_turns(encoder.variants(**prompt(batch, real, side, device)), turns))
@@ -210,7 +211,10 @@ def main() -> None:
     """Read the command line and print."""
     parser = argparse.ArgumentParser(description="What the hook brings, at true widths.")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument(
+        "--dtype", nargs="+", choices=DTYPES, default=["float32", "bfloat16"], metavar="DTYPE"
+    )
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 2, 8], metavar="N")
     parser.add_argument("--layers", type=int, default=2, help="of LLaMA (%(default)s)")
     parser.add_argument("--turns", type=int, default=7, help="of each row (%(default)s)")
     parser.add_argument("--cost-only", action="store_true", help="only the hook's own cost")
