@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -34,8 +35,8 @@ WORDS = {
     **dict.fromkeys(("1", "true", "yes", "on"), "on"),
     "auto": "auto",
 }
-SPELLINGS = {
-    "lower": str,
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "lower": str.lower,
     "upper": str.upper,
     "title": str.title,
     "blanks": lambda word: f" \t{word}\r\n",

@@ -310,6 +310,12 @@ def test_stub_transformers_imports_as_ever(venv: Venv, stub: Path) -> None:
     assert "wrapt" not in "".join(lines)  # it is there, and whole
 
 
+def test_stub_transformers_among_real_libraries(run_python: Runner, stub: Path) -> None:
+    """Its classes are looked at here, and none of them can be hooked."""
+    done = run_python(HOST, env={**ON, "PYTHONPATH": str(stub)})
+    assert len(alive(done, "42\n")) <= 1
+
+
 def test_missing_transformers_is_missed_as_ever(venv: Venv, version: str) -> None:
     program = "import importlib.util as u; print(u.find_spec('transformers')); import transformers"
     expected = venvs.plain(version).run("-c", program)
@@ -371,10 +377,10 @@ def test_stderr_that_cannot_be_written(
 
 def test_strict_stream_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python's own stderr escapes what it cannot encode; one that a host puts there may not."""
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
-    monkeypatch.setattr(sys, "stderr", stream)
+    buffer = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(buffer, "ascii", "strict"))
     console.warn("\xf6 \udcff")
-    assert stream.buffer.getvalue() == b"sitecustomize_bt: \\xf6 \\udcff\n"  # type: ignore[attr-defined]
+    assert buffer.getvalue() == b"sitecustomize_bt: \\xf6 \\udcff\n"
 
 
 class _Broken(io.StringIO):

@@ -126,7 +126,7 @@ def interpreter(version: str) -> Path | None:
     if version == RUNNING:
         return Path(sys.executable)
     for candidate in _candidates(version):
-        asked = [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        asked = [str(candidate), "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
         try:
             done = subprocess.run(asked, capture_output=True, text=True, check=False)
         except OSError:
