@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -125,6 +127,17 @@ def test_other_peoples_hooks_see_what_the_caller_sees() -> None:
     with torch.no_grad():
         model(input_ids=torch.ones_like(mask), attention_mask=mask)
     assert seen == [torch.Size([1, 6, 32])]
+
+
+@pytest.mark.parametrize("build", [tiny.build, eager], ids=["sdpa", "eager"])
+def test_no_model_is_kept_alive(build: Callable[[str], torch.nn.Module]) -> None:
+    model = build("LlamaModel")
+    sitecustomize_bt.apply(model)
+    forward(model, "LlamaModel")
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 def test_class_that_is_not_registered() -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import threading
 import weakref
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -34,7 +33,7 @@ _HOOKS = (padding.HOOKS, kernels.HOOKS)
 @dataclass
 class _Applied:
     decision: Decision
-    configs: list[tuple[torch.nn.Module, Any]] = field(default_factory=list)
+    configs: attention.Before = field(default_factory=list)
 
 
 _applied: weakref.WeakKeyDictionary[torch.nn.Module, _Applied] = weakref.WeakKeyDictionary()
@@ -70,7 +69,7 @@ def apply_built(model: torch.nn.Module, settings: Settings) -> Decision:
             return found.decision
         # Nobody overrules anybody here: what the model runs is what was in force.
         facts = dataclasses.replace(facts, default=facts.running)
-        configs: list[tuple[torch.nn.Module, Any]] = []
+        configs: attention.Before = []
         decision = policy.decide(settings, facts)
         if decision.reason is Reason.OTHER_ATTENTION and facts.running == "eager":
             try:

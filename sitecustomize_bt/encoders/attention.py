@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import weakref
 from typing import Any
 
 import torch
@@ -50,8 +51,12 @@ def default(cls: type, autoset_done: bool) -> str:
     return SDPA if supports_sdpa(cls) else "eager"
 
 
-def switch(model: torch.nn.Module, row: Encoder) -> list[tuple[torch.nn.Module, Any]]:
-    """Make a built model run SDPA; returns ``(module, config it had)`` for ``restore``.
+# A module and the config object it had. Weak: what is kept must not keep the model alive.
+Before = list[tuple["weakref.ref[torch.nn.Module]", Any]]
+
+
+def switch(model: torch.nn.Module, row: Encoder) -> Before:
+    """Make a built model run SDPA; returns what ``restore`` needs.
 
     The model gets copies of its configs first: a config object may be shared with another model,
     which must not be switched along. Raises CannotSwitchError, with the model as it was.
@@ -69,7 +74,7 @@ def switch(model: torch.nn.Module, row: Encoder) -> list[tuple[torch.nn.Module, 
         raise CannotSwitchError("the config asks for output_attentions, which SDPA cannot return")
     memo: dict[int, Any] = {}  # shared, so that a sub-config is copied once
     copies = {key: copy.deepcopy(config, memo) for key, config in configs.items()}
-    before = [(module, module.config) for module in holders]
+    before: Before = [(weakref.ref(module), module.config) for module in holders]
     for config in copies.values():
         _set_recursively(config)
     for module in holders:
@@ -80,10 +85,12 @@ def switch(model: torch.nn.Module, row: Encoder) -> list[tuple[torch.nn.Module, 
     return before
 
 
-def restore(before: list[tuple[torch.nn.Module, Any]]) -> None:
+def restore(before: Before) -> None:
     """Give every module the config object back that it had."""
-    for module, config in before:
-        module.config = config
+    for reference, config in before:
+        module = reference()
+        if module is not None:
+            module.config = config
 
 
 def _set_recursively(config: Any) -> None:

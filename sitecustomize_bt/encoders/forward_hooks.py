@@ -12,6 +12,11 @@ from typing import Any
 
 import torch
 
+# Asked first in every hook, so that dynamo sees nothing else of it. Young torch 2 lacks it.
+is_compiling: Callable[[], bool] = getattr(
+    getattr(torch, "compiler", None), "is_compiling", lambda: False
+)
+
 _HOOK_DICTS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .forward_hooks import HookPair
+from .forward_hooks import HookPair, is_compiling
 
 DEFAULT = ("flash", "efficient", "math")
 
@@ -82,8 +82,21 @@ class _LeasedKwargs(dict[str, Any]):
 def _before(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return None
+    try:
+        wanted = _wanted(args, kwargs)
+        if wanted is None:
+            return None
+        leased = _LeasedKwargs(kwargs)
+        leased.lease = _Lease(wanted)
+        return args, leased
+    except Exception:  # the forward runs with the flags as they are
+        return None
+
+
+def _wanted(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, bool] | None:
+    """The flags for this forward; None where they stand like that for good."""
     wanted = dict.fromkeys(DEFAULT, True) if _asked is None else _exactly(_asked)
     if _leases == 0 and _in_force(wanted):
         return None
@@ -92,9 +105,7 @@ def _before(
             wanted.pop(name, None)
         if _leases == 0 and _in_force(wanted):
             return None
-    leased = _LeasedKwargs(kwargs)
-    leased.lease = _Lease(wanted)
-    return args, leased
+    return wanted
 
 
 def _after(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:

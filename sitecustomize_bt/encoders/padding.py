@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from . import padding_counts, padding_outputs, padding_rules
-from .forward_hooks import HookPair
+from .forward_hooks import HookPair, is_compiling
 from .padding_counts import counts
 from .padding_outputs import Window
 from .padding_rules import Reason, Values
@@ -60,7 +60,7 @@ _stack = _Stack()
 def _before(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    if torch.compiler.is_compiling():  # first, so that dynamo sees nothing else of these hooks
+    if is_compiling():  # first, so that dynamo sees nothing else of these hooks
         return None
     running, replaced, values = _Running(id(module)), None, None
     try:
@@ -83,7 +83,7 @@ def _before(
 def _after(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
 ) -> Any:
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return None
     running = _stack.pop(module)
     if running is None or running.trimmed is None or output is None:  # None: the forward raised
