@@ -9,6 +9,7 @@ from . import __version__
 from .hooks import activation
 from .hooks.ledger import ledger
 from .hooks.session import session
+from .report import console
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,9 @@ def install() -> bool:
     0 and ``--disable-bettertransformer`` still win. Returns whether the hooks are in place.
     Never raises; calling it again changes nothing.
     """
-    return activation.activate(explicitly=True)
+    with console.shielded("installing the hooks"):
+        return activation.activate(explicitly=True)
+    return False
 
 
 def uninstall() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +66,27 @@ def test_every_flag_is_in_the_table() -> None:
     text = readme.README.read_text(encoding="utf-8")
     for flag in (settings.DISABLE_FLAG, settings.FAST_START_FLAG, settings.MEMORY_V2_FLAG):
         assert f"| `{flag}` |" in text
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not on PATH")
+def test_startup_cost_prints_its_table() -> None:
+    command = shlex.split(readme.blocks("command")["startup-cost"])
+    done = subprocess.run(
+        [sys.executable, *command[1:]], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert len(re.findall(r"^\S.* \d\d,\d{3},\d{3}", done.stdout, re.MULTILINE)) == 4
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["encoders.py --cost-only", "offload.py --turns 1 --layers 1"],
+)
+def test_benchmarks_run(command: str) -> None:
+    """As the README names them, but for what takes minutes."""
+    program, *flags = command.split()
+    path = ROOT / "tests" / "benchmarks" / program
+    assert f"tests/benchmarks/{program}" in readme.README.read_text(encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(path), *flags], capture_output=True, text=True, check=True
+    )
+    assert len(done.stdout.splitlines()) >= 8

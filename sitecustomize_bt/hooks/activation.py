@@ -21,13 +21,15 @@ def activate(*, explicitly: bool = False) -> bool:
         return False
     try:
         # The gate is behind us: the first third-party import.
-        from . import loading, offloading
+        import wrapt  # noqa: F401 - what follows needs it
     except console.FAULTS as error:
         console.warn_once(
             f"wrapt cannot be imported ({console.sentence(error)}); models stay as they are "
             "until `pip install wrapt` mends it"
         )
         return False
+    from . import loading, offloading
+
     ledger.active = True
     loading.install()
     offloading.install()

@@ -25,6 +25,11 @@ def install() -> None:
 
 
 def _wrap_classes(module: ModuleType) -> None:
+    named = [getattr(module, row.name, None) for row in registry.rows_of(module.__name__)]
+    # Something else may be called transformers.
+    classes = [cls for cls in named if hasattr(cls, _METHOD)]
+    if not classes:
+        return
     # Only now that the host has imported transformers: what versions needs comes with it.
     from ..encoders import versions
 
@@ -32,9 +37,8 @@ def _wrap_classes(module: ModuleType) -> None:
     if unknown and not session.settings.force:
         console.warn_once(f"{unknown}; models stay as they are, {FORCE}=1 tries anyway")
         return
-    for row in registry.rows_of(module.__name__):
-        cls = getattr(module, row.name, None)
-        if cls is not None and not ledger.holds(cls, _METHOD):
+    for cls in classes:
+        if not ledger.holds(cls, _METHOD):
             # The classmethod object itself, usually inherited: getattr would bind it.
             _, _, original = wrapt.resolve_path(cls, _METHOD)
             ledger.replace(cls, _METHOD, wrapt.FunctionWrapper(original, _from_pretrained))
