@@ -32,7 +32,8 @@ def make(folder: Path, release: str) -> Path:
         pip = [str(python), "-m", "pip", "install", "--quiet"]
         subprocess.run([*pip, TORCH], check=True)
         wanted = "transformers" if release == "newest" else f"transformers=={release}"
-        subprocess.run([*pip, wanted, "accelerate", "pytest", "wrapt", "pillow"], check=True)
+        beside = ("accelerate", "wrapt", "pillow", "pytest", "hypothesis")
+        subprocess.run([*pip, wanted, *beside], check=True)
     this = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall"]
     subprocess.run([*this, str(ROOT)], check=True)
     return python
