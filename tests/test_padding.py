@@ -1021,8 +1021,7 @@ def _pipeline(name: str, text_encoder: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["HunyuanVideoPipeline", "HunyuanVideoFramepackPipeline"])
 def test_the_video_out_of_diffusers_is_the_same(name: str) -> None:
-    import diffusers
-
+    diffusers = pytest.importorskip("diffusers")
     if not hasattr(diffusers, name):
         pytest.skip(f"diffusers {diffusers.__version__} has no {name}")
     call: dict[str, Any] = {
