@@ -57,12 +57,15 @@ def apply(model: torch.nn.Module) -> Decision:
     from .encoders import acceleration
     from .report.narrator import narrator
 
-    settings = session.settings if session.settings.enabled else session.read(explicitly=True)
+    settings = session.current()
     known = acceleration.applied_to(model)
     if known is not None:
         return known
     decision = acceleration.apply_built(model, settings)
     narrator.tell(decision, settings)
+    if decision.applied:
+        with console.shielded("guarding against offloading"):
+            activation.guard()
     return decision
 
 

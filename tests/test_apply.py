@@ -129,6 +129,40 @@ def test_other_peoples_hooks_see_what_the_caller_sees() -> None:
     assert seen == [torch.Size([1, 6, 32])]
 
 
+@pytest.mark.parametrize("where", ["layer", "forward"])
+def test_who_looks_inside_sees_all_of_it(where: str) -> None:
+    """Padding is not skipped under somebody else's hook on a layer, or replaced forward."""
+    model = tiny.build("LlamaModel")
+    sitecustomize_bt.apply(model)
+    seen: list[int] = []
+    if where == "layer":
+        model.layers[1].register_forward_hook(lambda m, a, o: seen.append(a[0].shape[1]))
+    else:
+        inner = model.forward
+        model.forward = lambda **k: seen.append(k["input_ids"].shape[1]) or inner(**k)
+    mask = torch.tensor([[1, 1, 1, 0, 0, 0]])
+    with torch.no_grad():
+        model(input_ids=torch.ones_like(mask), attention_mask=mask)
+    assert seen == [6]
+
+
+@pytest.mark.parametrize("thing", [None, "model", [1]])
+def test_what_is_no_model(thing: object) -> None:
+    assert sitecustomize_bt.apply(thing).reason is Reason.NOT_REGISTERED
+    assert not sitecustomize_bt.revert(thing)
+
+
+def test_apply_alone_guards_too() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = tiny.build("LlamaModel")
+    sitecustomize_bt.apply(model)
+    twin = copy.deepcopy(model)
+    accelerate.cpu_offload(model, torch.device("cpu"))
+    assert not model._forward_pre_hooks
+    accelerate.cpu_offload(twin, torch.device("cpu"))
+    assert not twin._forward_pre_hooks
+
+
 @pytest.mark.parametrize("build", [tiny.build, eager], ids=["sdpa", "eager"])
 def test_no_model_is_kept_alive(build: Callable[[str], torch.nn.Module]) -> None:
     model = build("LlamaModel")

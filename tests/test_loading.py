@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -247,6 +249,34 @@ def test_uninstall_makes_the_classmethod_inherited_again(models: Path) -> None:
     before = sitecustomize_bt.status().decisions
     load(models, "LlamaModel")
     assert sitecustomize_bt.status().decisions == before
+
+
+def test_what_we_wrap_is_pickled_and_copied_as_before() -> None:
+    """A process pool pickles what it is to call."""
+    import accelerate
+
+    loader = transformers.LlamaModel.from_pretrained
+    again = pickle.loads(pickle.dumps(loader))
+    assert (again.__self__, again.__name__) == (transformers.LlamaModel, "from_pretrained")
+    assert pickle.loads(pickle.dumps(accelerate.cpu_offload)) is accelerate.cpu_offload
+    held = copy.deepcopy({"load": loader, "offload": accelerate.cpu_offload})
+    assert held["offload"] is accelerate.cpu_offload
+    assert held["load"].__self__ is transformers.LlamaModel
+
+
+def test_a_patch_of_the_base_class_is_reached(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    before = transformers.PreTrainedModel.from_pretrained.__func__
+
+    def theirs(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(cls)
+        return before(cls, *args, **kwargs)
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", classmethod(theirs))
+    load(models, "LlamaModel")
+    assert seen == [transformers.LlamaModel]
 
 
 def test_installing_twice_wraps_once(models: Path) -> None:

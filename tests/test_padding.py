@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from transformers.models.llama import modeling_llama
 
 from sitecustomize_bt.encoders import padding, padding_outputs
+from sitecustomize_bt.encoders.forward_hooks import ForwardHook  # observers that are not seen
 from sitecustomize_bt.encoders.padding import Reason
 
 MASKS = {
@@ -58,7 +59,7 @@ class Pair:
         padding.HOOKS.attach(self.hooked)
         self.columns: list[int] = []
         self.hooked.layers[0].register_forward_pre_hook(
-            lambda module, args: self.columns.append(args[0].shape[1])
+            ForwardHook(lambda module, args: self.columns.append(args[0].shape[1]))
         )
 
     def to(self, dtype: torch.dtype) -> Pair:
@@ -260,7 +261,8 @@ def test_no_mask_reaches_the_attention_where_all_is_kept(
         wanted = pair.plain(ids(), **call)
     handed_on: list[Any] = []
     pair.hooked.register_forward_pre_hook(
-        lambda module, args, kwargs: handed_on.append(kwargs["attention_mask"]), with_kwargs=True
+        ForwardHook(lambda module, args, kwargs: handed_on.append(kwargs["attention_mask"])),
+        with_kwargs=True,
     )
     with torch.no_grad(), Attention() as after:
         found = pair.hooked(ids(), **call)
@@ -317,7 +319,7 @@ def test_positions_are_those_of_the_untouched_forward(
         call["cache_position"] = torch.arange(8)
     seen = []
     pair.hooked.rotary_emb.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append({"position_ids": args[-1], **kwargs}),
+        ForwardHook(lambda module, args, kwargs: seen.append({"position_ids": args[-1], **kwargs})),
         with_kwargs=True,
     )
     wanted, found = pair.run(ids(), mask_of(kind), **call)
@@ -777,7 +779,7 @@ def test_a_forward_inside_of_a_forward(inner_mask: list[list[int]] | None) -> No
             inner.append(None)
             inner[0] = pair.hooked(ids(1, 6), mask)
 
-    pair.hooked.layers[1].register_forward_hook(again)
+    pair.hooked.layers[1].register_forward_hook(ForwardHook(again))
     wanted, found = pair.run(ids(), mask_of("right"))
     assert_exact(found, wanted, mask_of("right"))
     with torch.no_grad():
@@ -790,7 +792,7 @@ def raising(module: Any, error: type[BaseException]) -> Iterator[None]:
     def fail(*_: Any) -> None:
         raise error("in the forward")
 
-    handle = module.register_forward_pre_hook(fail)
+    handle = module.register_forward_pre_hook(ForwardHook(fail))
     yield
     handle.remove()
 
@@ -836,14 +838,14 @@ def test_a_hook_that_raises_before_ours_does_not_undo_another_forward() -> None:
     def fail(*_: Any) -> None:
         raise ValueError
 
-    inner.hooked.register_forward_pre_hook(fail)
+    inner.hooked.register_forward_pre_hook(ForwardHook(fail))
     padding.HOOKS.attach(inner.hooked)
 
     def call_inner(*_: Any) -> None:
         with pytest.raises(ValueError):
             inner.hooked(ids(), mask_of("left"))
 
-    outer.hooked.layers[0].register_forward_hook(call_inner)
+    outer.hooked.layers[0].register_forward_hook(ForwardHook(call_inner))
     wanted, found = outer.run(ids(), mask_of("right"))
     assert_exact(found, wanted, mask_of("right"))
 
@@ -851,7 +853,7 @@ def test_a_hook_that_raises_before_ours_does_not_undo_another_forward() -> None:
 def test_another_hook_may_replace_the_arguments() -> None:
     pair = Pair()
     pair.hooked.register_forward_pre_hook(
-        lambda module, args, kwargs: (tuple(args), dict(kwargs)),
+        ForwardHook(lambda module, args, kwargs: (tuple(args), dict(kwargs))),
         with_kwargs=True,
     )
     wanted, found = pair.run(ids(), mask_of("ragged"))

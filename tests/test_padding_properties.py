@@ -21,6 +21,7 @@ from hypothesis import given as given_
 from hypothesis import strategies as st
 
 from sitecustomize_bt.encoders import padding, padding_rules
+from sitecustomize_bt.encoders.forward_hooks import ForwardHook
 
 CASES = int(os.environ.get("BT_CASES", "1000"))
 
@@ -49,7 +50,9 @@ def pair(attention: str, dtype: torch.dtype, use_cache: bool) -> tuple[Any, Any,
     hooked = copy.deepcopy(plain)
     padding.HOOKS.attach(hooked)
     seen: list[int] = []
-    hooked.layers[0].register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[1]))
+    # An observer that counts as ours: under anybody else's nothing is skipped.
+    observer = ForwardHook(lambda m, args: seen.append(args[0].shape[1]))
+    hooked.layers[0].register_forward_pre_hook(observer)
     return plain, hooked, seen
 
 

@@ -16,6 +16,7 @@ from . import (
     kernels,
     optimum_bridge,
     padding,
+    padding_rules,
     placement,
     policy,
     quantization,
@@ -40,8 +41,10 @@ _applied: weakref.WeakKeyDictionary[torch.nn.Module, _Applied] = weakref.WeakKey
 _lock = threading.RLock()
 
 
-def applied_to(model: torch.nn.Module) -> Decision | None:
+def applied_to(model: object) -> Decision | None:
     """The decision under which ``model`` is accelerated now, or None."""
+    if not isinstance(model, torch.nn.Module):
+        return None
     with _lock:
         found = _applied.get(model)
         return found.decision if found else None
@@ -84,6 +87,8 @@ def apply_built(model: torch.nn.Module, settings: Settings) -> Decision:
 
 def revert(model: torch.nn.Module) -> bool:
     """Undo what was applied to ``model`` (or to what it is a copy of); whether anything was."""
+    if not isinstance(model, torch.nn.Module):
+        return False
     with _lock:
         found = _applied.pop(model, None)
         hooked = any(hooks.attached(model) for hooks in _HOOKS)
@@ -109,6 +114,9 @@ def release(target: torch.nn.Module, taker: str) -> list[Decision]:
     """
     with _lock:
         taken = set(target.modules())
+        for module in taken:  # copies of accelerated models have hooks but no record
+            if module not in _applied:
+                revert(module)
         touched = [model for model in list(_applied) if not taken.isdisjoint(model.modules())]
         decisions = []
         for model in touched:
@@ -158,6 +166,7 @@ def _facts(model: torch.nn.Module, request: Request, settings: Settings) -> poli
         offload=offload,
         quantized=quantized,
         optimum=optimum,
+        forward_known=padding_rules.knows(type(model)),
         transformed=optimum_bridge.transformed(model),
     )
 

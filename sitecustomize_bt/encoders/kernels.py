@@ -42,7 +42,10 @@ _saved: dict[str, bool] = {}
 
 
 def ask_for(names: tuple[str, ...] | None) -> None:
-    """Enable exactly ``names`` inside encoders; None for what the device can of DEFAULT."""
+    """Enable ``names`` and math, and no other, inside encoders.
+
+    None: what the device can of DEFAULT, and whatever else is on.
+    """
     global _asked  # noqa: PLW0603 - the flags it stands for are one set per process too
     _asked = names
 
@@ -117,7 +120,8 @@ HOOKS = HookPair(_before, _after)
 
 
 def _exactly(names: Iterable[str]) -> dict[str, bool]:
-    return {name: name in names for name in _FLAGS}
+    # math runs anywhere: without it, what the device lacks would fail in the host's forward.
+    return {name: name in names or name == "math" for name in _FLAGS}
 
 
 def _in_force(wanted: dict[str, bool]) -> bool:

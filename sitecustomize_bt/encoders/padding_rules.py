@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .forward_hooks import ForwardHook
 from .padding_outputs import Window
 
 Values = dict[str, Any]  # a forward's arguments by name
@@ -50,6 +51,7 @@ class Reason(enum.Enum):
     COMPILING = "compiling, tracing, exporting or capturing"
     INPUTS = "not exactly one of input_ids and inputs_embeds, as a plain tensor"
     EMPTY = "no tokens"
+    OBSERVED = "somebody else's hook or forward would see the shorter tensors"
     POSITIONS = "position_ids or cache_position of an unusual form"
     MODEL = "the model's configuration is not understood"
     OUTPUT = "an earlier output could not be padded back"
@@ -68,6 +70,11 @@ def parameters(cls: Any) -> tuple[str, ...]:
     parameters = inspect.signature(forward).parameters.values()
     _, *names = (p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
     return tuple(names)
+
+
+def knows(cls: type) -> bool:
+    """Whether ``cls`` has the forward that these rules are made for."""
+    return bool(parameters(cls))
 
 
 def bind(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Values | None:
@@ -107,7 +114,32 @@ def decide(module: torch.nn.Module, values: Values | None) -> Reason | Window:
     reason = _why_not_asked(module, values) or _why_not_safe(module, values)
     if reason is not None:
         return reason
-    return _window(values["attention_mask"], values.get("cache_position"))
+    window = _window(values["attention_mask"], values.get("cache_position"))
+    return Reason.OBSERVED if isinstance(window, Window) and _is_observed(module) else window
+
+
+def _is_observed(module: torch.nn.Module) -> bool:
+    """Whether anybody but us, transformers and the offloaders looks into the forward."""
+    return any(
+        _replaces_forward(part)
+        or any(
+            not isinstance(hook, ForwardHook)
+            and not getattr(hook, "__module__", "").startswith("transformers.")
+            for hooks in (part._forward_pre_hooks, part._forward_hooks)
+            for hook in hooks.values()
+        )
+        for part in module.modules()
+    )
+
+
+def _replaces_forward(part: torch.nn.Module) -> bool:
+    own = vars(part)
+    if "forward" not in own or "_diffusers_hook" in own:
+        return False
+    # accelerate keeps what it replaces and puts that on the instance when it leaves: the class's
+    # own forward, unless somebody was there before it.
+    forward = own.get("_old_forward", own["forward"])
+    return getattr(forward, "__func__", None) is not type(part).forward
 
 
 def _is_traced() -> bool:

@@ -74,7 +74,8 @@ class Facts:
     ``running``: see ``attention.running``. ``default``: see ``attention.default``.
     ``unknown_version``: see ``versions.unknown``. ``offload``: see ``placement.offloaded``.
     ``quantized``: see ``quantization.method``. ``optimum``: see ``optimum_bridge.Answer.line``.
-    ``transformed``: see ``optimum_bridge.transformed``.
+    ``transformed``: see ``optimum_bridge.transformed``. ``forward_known``: whether the class has
+    LlamaModel's own forward, which the padding skip is made for.
     """
 
     encoder: Encoder
@@ -89,6 +90,7 @@ class Facts:
     quantized: str | None = None
     optimum: str = ""
     transformed: bool = False
+    forward_known: bool = False
 
     def decision(self, applied: bool, reason: Reason, detail: str) -> Decision:
         """A decision on this model."""
@@ -140,7 +142,8 @@ def decide(settings: Settings, facts: Facts) -> Decision:
     ]
     decision = facts.decision(True, Reason.RUNS_SDPA, ", ".join(filter(None, details)))
     return dataclasses.replace(
-        decision, skips_padding=settings.padding and facts.encoder.skips_padding
+        decision,
+        skips_padding=settings.padding and facts.encoder.skips_padding and facts.forward_known,
     )
 
 

@@ -23,6 +23,8 @@ def activate(*, explicitly: bool = False) -> bool:
         # The gate is behind us: the first third-party import.
         import wrapt  # noqa: F401 - what follows needs it
     except console.FAULTS as error:
+        if not settings.enabled:
+            return False
         console.warn_once(
             f"wrapt cannot be imported ({console.sentence(error)}); models stay as they are "
             "until `pip install wrapt` mends it"
@@ -35,6 +37,14 @@ def activate(*, explicitly: bool = False) -> bool:
     offloading.install()
     console.debug(f"waiting for models to be loaded ({settings!r})")
     return True
+
+
+def guard() -> None:
+    """Install the guard alone, for models that are accelerated without ``activate``."""
+    from . import offloading
+
+    ledger.active = True
+    offloading.install()
 
 
 def deactivate() -> None:

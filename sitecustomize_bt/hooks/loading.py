@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
-
-import wrapt
 
 from ..encoders import registry
 from ..report import console
@@ -14,6 +13,7 @@ from ..startup.settings import FORCE
 from .ledger import ledger
 from .post_import import when_imported
 from .session import session
+from .wrapping import Wrapper
 
 _METHOD = "from_pretrained"
 
@@ -34,14 +34,23 @@ def _wrap_classes(module: ModuleType) -> None:
     from ..encoders import versions
 
     unknown = versions.unknown()
-    if unknown and not session.settings.force:
+    if unknown and session.settings.enabled and not session.settings.force:
         console.warn_once(f"{unknown}; models stay as they are, {FORCE}=1 tries anyway")
         return
     for cls in classes:
         if not ledger.holds(cls, _METHOD):
-            # The classmethod object itself, usually inherited: getattr would bind it.
-            _, _, original = wrapt.resolve_path(cls, _METHOD)
-            ledger.replace(cls, _METHOD, wrapt.FunctionWrapper(original, _from_pretrained))
+            original = vars(cls).get(_METHOD) or _inherited(cls)
+            ledger.replace(cls, _METHOD, Wrapper(original, _from_pretrained))
+
+
+def _inherited(owner: Any) -> Any:
+    """A classmethod that calls the one ``owner`` inherits, whichever that is by then."""
+
+    @functools.wraps(getattr(owner, _METHOD).__func__)
+    def from_pretrained(cls: type, *args: Any, **kwargs: Any) -> Any:
+        return getattr(super(owner, cls), _METHOD)(*args, **kwargs)
+
+    return classmethod(from_pretrained)
 
 
 def _from_pretrained(

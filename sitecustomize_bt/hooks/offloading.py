@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-import wrapt
-
 from ..report import console
 from .ledger import ledger
 from .post_import import when_imported
 from .session import session
+from .wrapping import Wrapper
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def _guard(module: ModuleType, row: Offloader) -> None:
                 _release(row, args, kwargs)
         return wrapped(*args, **kwargs)
 
-    wrapper = wrapt.FunctionWrapper(vars(owner)[name], guarded)
+    wrapper = Wrapper(vars(owner)[name], guarded)
     if owner is module:
         ledger.replace_everywhere(module, name, wrapper)
     else:
@@ -100,7 +99,7 @@ def _guard(module: ModuleType, row: Offloader) -> None:
 def _release(row: Offloader, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     # Where nothing was ever accelerated there is nothing to release.
     acceleration = sys.modules.get("sitecustomize_bt.encoders.acceleration")
-    settings = session.settings
+    settings = session.current()
     if acceleration is None or settings.offload == "keep":
         return
     from ..report.narrator import narrator

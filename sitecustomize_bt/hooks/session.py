@@ -17,6 +17,10 @@ class Session:
         self.settings = self.read(explicitly=explicitly)
         return self.settings
 
+    def current(self) -> Settings:
+        """What is kept, or what counts for a program that uses ``apply`` alone."""
+        return self.settings if self.settings.enabled else self.read(explicitly=True)
+
     def end(self) -> None:
         """Forget what they said."""
         self.settings = Settings()

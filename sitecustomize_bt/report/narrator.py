@@ -12,10 +12,16 @@ from . import console
 
 RULE = "=" * 80
 TITLE = "BETTERTRANSFORMER OPTIMIZATION"
-EXPERIMENTAL = (
-    "Experimental: memory offloading can make it slow, so offloaded models are left\n"
-    "alone; meant for GPUs of 80 GB and more."
-)
+EXPERIMENTAL = {
+    "skip": (
+        "Experimental: memory offloading can make it slow, so offloaded models are left\n"
+        "alone; meant for GPUs of 80 GB and more."
+    ),
+    "keep": (
+        "Experimental: memory offloading can make it slow, and offloaded models are kept\n"
+        "accelerated as asked for; meant for GPUs of 80 GB and more."
+    ),
+}
 FAST_START = "Fast-start mode -> skipping BetterTransformer optimization"
 MEMORY_V2 = "CRITICAL: BetterTransformer + memory_v2 backend detected"
 OFF_BY_DEFAULT = (
@@ -63,7 +69,7 @@ class Narrator:
         first = TITLE not in self._told
         self._once(f"{RULE}\n{TITLE}\n{RULE}", key=TITLE)
         if first and settings.mode == "on":
-            console.write(EXPERIMENTAL, "info")
+            console.write(EXPERIMENTAL[settings.offload], "info")
             devices = device.look()
             if devices.enough is False:
                 console.write(f"WARNING: {devices}, less than the 80 GB advised", "warning")

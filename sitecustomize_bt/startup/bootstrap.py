@@ -26,7 +26,7 @@ def _start() -> None:
     from . import settings, trigger
 
     asked = settings.from_process()
-    if asked.disabled_by_flag:
+    if asked.disabled_by_flag or asked.spawned:
         _hook("arguments").install()
     if asked.concerns_host:
         trigger.arm(_activate)

@@ -43,6 +43,7 @@ class Settings:
     ``mode``: ``"off"``, ``"on"`` or ``"auto"``.
     ``mode_given``: whether the variable says anything that is understood.
     ``disabled_by_flag``, ``fast_start``, ``memory_v2``: the host's flags (and variable).
+    ``spawned``: a child of multiprocessing, which gets its parent's command line only later.
     ``padding``: whether padding is skipped.
     ``force``: try library versions that are not known to work as well.
     ``is_demo``: the running script is one of FramePack's ``demo_gradio*.py``.
@@ -63,6 +64,7 @@ class Settings:
         "mode_given",
         "offload",
         "padding",
+        "spawned",
         "warnings",
     )
 
@@ -75,6 +77,7 @@ class Settings:
         self.force = False
         self.memory_v2 = False
         self.is_demo = False
+        self.spawned = False
         self.log = "info"
         self.offload = "skip"
         self.backends: tuple[str, ...] | None = None
@@ -112,6 +115,7 @@ def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -
     found.disabled_by_flag = DISABLE_FLAG in flags
     found.memory_v2 = MEMORY_V2_FLAG in flags
     found.is_demo = _is_demo(argv)
+    found.spawned = "--multiprocessing-fork" in flags
     word = _word(environ, ENABLE)
     if word in ON_WORDS:
         found.mode, found.mode_given = "on", True

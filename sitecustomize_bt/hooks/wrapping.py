@@ -1,0 +1,34 @@
+"""wrapt's function wrapper, pickled and copied as the function in whose place it stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import wrapt
+
+
+class _Bound(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]  # wrapt 1 has none
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return getattr, (self.__self__, self.__name__)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+class Wrapper(wrapt.FunctionWrapper):  # type: ignore[type-arg]
+    """``Wrapper(wrapped, wrapper)``, as wrapt has it.
+
+    Functions and bound classmethods are pickled by name (a process pool does that with what it is
+    to call) and never copied; wrapt's own proxies refuse both.
+    """
+
+    __bound_function_wrapper__ = _Bound
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.__qualname__
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
