@@ -331,16 +331,8 @@ def test_its_own_errors_pass_and_it_is_called_once(tmp_path: Path, models: Path)
 def test_a_model_dispatched_to_cpu_and_disk_is_left_alone(
     models: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    device_map = {
-        "embed_tokens": "cpu",
-        "layers.0": "cpu",
-        "layers.1": "disk",
-        "layers.2": "disk",
-        "norm": "cpu",
-        "rotary_emb": "cpu",
-    }
     model = transformers.LlamaModel.from_pretrained(
-        models / "LlamaModel", device_map=device_map, offload_folder=tmp_path / "offload"
+        models / "LlamaModel", device_map=tiny.CPU_AND_DISK, offload_folder=tmp_path / "offload"
     )
     decision = last_decision()
     assert (decision.applied, decision.reason) == (False, Reason.OFFLOADED)

@@ -22,14 +22,6 @@ from sitecustomize_bt.encoders.policy import Reason
 from sitecustomize_bt.hooks.ledger import ledger
 
 CPU = torch.device("cpu")
-CPU_AND_DISK = {
-    "embed_tokens": "cpu",
-    "layers.0": "cpu",
-    "layers.1": "disk",
-    "layers.2": "disk",
-    "norm": "cpu",
-    "rotary_emb": "cpu",
-}
 
 
 @pytest.fixture
@@ -66,10 +58,10 @@ OFFLOADS: dict[str, Offload] = {
     "cpu_offload_with_hook": lambda m, p: accelerate.cpu_offload_with_hook(m, CPU),
     "disk_offload": lambda m, p: accelerate.disk_offload(m, p / "disk", execution_device=CPU),
     "dispatch_model": lambda m, p: accelerate.dispatch_model(
-        m, CPU_AND_DISK, main_device="cpu", offload_dir=p / "disk"
+        m, tiny.CPU_AND_DISK, main_device="cpu", offload_dir=p / "disk"
     ),
     "load_checkpoint_and_dispatch": lambda m, p: accelerate.load_checkpoint_and_dispatch(
-        m, checkpoint(m, p / "saved"), device_map=CPU_AND_DISK, offload_folder=str(p / "disk")
+        m, checkpoint(m, p / "saved"), device_map=tiny.CPU_AND_DISK, offload_folder=str(p / "disk")
     ),
 }
 
@@ -141,7 +133,7 @@ def test_a_model_that_was_never_accelerated_is_nobodys_business(
 def test_the_librarys_own_errors_pass(model: torch.nn.Module) -> None:
     sitecustomize_bt.apply(model)
     with pytest.raises(ValueError, match="offload_dir"):
-        accelerate.dispatch_model(model, CPU_AND_DISK, main_device="cpu")
+        accelerate.dispatch_model(model, tiny.CPU_AND_DISK, main_device="cpu")
     with pytest.raises(TypeError):
         accelerate.cpu_offload()
     assert sitecustomize_bt.apply(model).applied  # nothing of ours is left behind
@@ -192,7 +184,7 @@ class TestKeep:
 
     def test_a_model_that_arrives_offloaded(self, models: Path, tmp_path: Path) -> None:
         loaded = transformers.LlamaModel.from_pretrained(
-            models / "LlamaModel", device_map=CPU_AND_DISK, offload_folder=tmp_path / "offload"
+            models / "LlamaModel", device_map=tiny.CPU_AND_DISK, offload_folder=tmp_path / "offload"
         )
         assert applied_to(loaded)
         assert last_line().startswith(

@@ -30,6 +30,16 @@ _VISION = {
     "patch_size": 14,
 }
 
+# A device_map of the tiny LlamaModel that offloads.
+CPU_AND_DISK = {
+    "embed_tokens": "cpu",
+    "layers.0": "cpu",
+    "layers.1": "disk",
+    "layers.2": "disk",
+    "norm": "cpu",
+    "rotary_emb": "cpu",
+}
+
 
 def _config(name: str) -> Any:
     if name.startswith("Llama"):
