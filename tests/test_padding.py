@@ -31,7 +31,12 @@ MASKS = {
     "ragged left": [[0, 0, 0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 1, 1]],
     "ragged": [[0, 1, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1, 0, 0]],
     "a row of zeros": [[1, 1, 1, 1, 0, 0, 0, 0], [0] * 8],
+    "little ragged right": [[1, 1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0]],
+    "little ragged left": [[0, 0, 0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1, 1, 1]],
+    "little ragged": [[0, 1, 1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1, 0, 0]],
 }
+# Rows so different that they are computed one behind the other.
+PACKED = ("ragged right", "ragged left", "ragged", "a row of zeros")
 WINDOWS = {
     "right": (0, 5),
     "left": (3, 8),
@@ -40,14 +45,17 @@ WINDOWS = {
     "ragged left": (3, 8),
     "ragged": (1, 6),
     "a row of zeros": (0, 4),
+    "little ragged right": (0, 5),
+    "little ragged left": (3, 8),
+    "little ragged": (1, 6),
 }
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    padding._stack.running.clear()
+    padding._running._frames.clear()
     yield
-    assert padding._stack.running == []
+    assert padding._running._frames == []
 
 
 class Pair:
@@ -115,10 +123,12 @@ def test_only_the_other_columns_are_computed(
     assert len(states(found)) == 5
     assert states(found)[0] is states(found)[-1]
     left, right = WINDOWS[kind]
-    assert pair.columns == [right - left]
+    real = int(mask_of(kind).sum())
+    assert pair.columns == [real if kind in PACKED else right - left]
     counts = padding.counts(pair.hooked)
     assert (counts.forwards, counts.trimmed) == (1, 1)
-    assert (counts.tokens_given, counts.tokens_computed) == (16, 2 * (right - left))
+    computed = real if kind in PACKED else 2 * (right - left)
+    assert (counts.tokens_given, counts.tokens_computed) == (16, computed)
 
 
 @pytest.mark.parametrize("call", ["positional", "keyword", "inputs_embeds"])
@@ -140,10 +150,11 @@ def test_in_whatever_way_it_is_called(call: str) -> None:
     "dtype", [torch.bool, torch.uint8, torch.int32, torch.int64, torch.float16, torch.float32]
 )
 def test_masks_of_every_dtype(dtype: torch.dtype) -> None:
-    pair, mask = Pair(), mask_of("ragged").to(dtype)
-    wanted, found = pair.run(ids(), mask)
-    assert_exact(found, wanted, mask)
-    assert pair.columns == [5]
+    for kind, columns in (("ragged", 7), ("little ragged", 5)):
+        pair, mask = Pair(), mask_of(kind).to(dtype)
+        wanted, found = pair.run(ids(), mask)
+        assert_exact(found, wanted, mask)
+        assert pair.columns == [columns]
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -302,7 +313,7 @@ def test_the_kernel_that_runs(dtype: torch.dtype) -> None:
 # Positions
 
 
-@pytest.mark.parametrize("kind", ["left", "both", "ragged left"])
+@pytest.mark.parametrize("kind", ["left", "both", "ragged left", "little ragged left"])
 @pytest.mark.parametrize(
     "positions",
     [None, torch.arange(8)[None], torch.arange(16).view(2, 8), (ids() * 7) % 50],
@@ -326,7 +337,11 @@ def test_positions_are_those_of_the_untouched_forward(
     assert_exact(found, wanted, mask_of(kind))
     left, right = WINDOWS[kind]
     whole = torch.arange(8)[None] if positions is None else positions
-    assert torch.equal(seen[0]["position_ids"], whole[:, left:right])
+    if kind in PACKED:
+        expected = whole.expand(2, 8)[mask_of(kind).bool()][None]
+    else:
+        expected = whole[:, left:right]
+    assert torch.equal(seen[0]["position_ids"], expected)
 
 
 # The cache that the config asks for
@@ -394,7 +409,7 @@ PASSED: dict[str, tuple[Reason, Callable[[], dict[str, Any]]]] = {
     ),
     "no column in common": (
         Reason.RAGGED,
-        lambda: {"attention_mask": torch.tensor([[1] * 4 + [0] * 4, [0] * 3 + [1] * 5])},
+        lambda: {"attention_mask": torch.tensor([[1] * 7 + [0], [0] + [1] * 7])},
     ),
     "a hole in one row": (
         Reason.HOLES,
@@ -699,11 +714,11 @@ def test_waits_for_the_device_at_most_once(call: str) -> None:
 
 def test_nor_does_the_way_back() -> None:
     pair = Pair()
-    call = {"input_ids": ids(), "attention_mask": mask_of("ragged")}
+    call = {"input_ids": ids(), "attention_mask": mask_of("little ragged")}
     with torch.no_grad():
         padding._before(pair.hooked, (), call)
         with Device() as device:
-            window = padding._stack.running[-1].trimmed[0]
+            window = padding._running._frames[-1][1][0]
             output = padding_outputs.pad((torch.ones(2, 5, 32),), window)
         padding._after(pair.hooked, (), {}, None)
     assert output[0].shape == (2, 8, 32)
@@ -745,7 +760,7 @@ def in_threads(run: Callable[[Any, torch.Tensor], Any], plain: Any) -> list[str]
                         torch.testing.assert_close(one[kept], other[kept], atol=2e-5, rtol=0)
                 except Exception as error:
                     problems.append(repr(error))
-        if padding._stack.running:
+        if padding._running._frames:
             problems.append("left behind")
 
     threads = [threading.Thread(target=work, args=call) for call in calls]
@@ -802,7 +817,7 @@ def test_an_exception_leaves_nothing_behind() -> None:
     with raising(pair.hooked.layers[1], ValueError), torch.no_grad():
         with pytest.raises(ValueError, match="in the forward"):
             pair.hooked(ids(), mask_of("right"))
-        assert padding._stack.running == []
+        assert padding._running._frames == []
     wanted, found = pair.run(ids(), mask_of("left"))
     assert_exact(found, wanted, mask_of("left"))
 
@@ -818,8 +833,8 @@ def test_ctrl_c_does_no_harm_and_keeps_no_tensor() -> None:
             pass
         else:
             pytest.fail("nothing was raised")
-    assert len(padding._stack.running) == 1  # torch calls no hook then
-    left_behind = gc.get_referents(*padding._stack.running)
+    assert len(padding._running._frames) == 1  # torch calls no hook then
+    left_behind = gc.get_referents(padding._running._frames[0][1])
     assert not any(isinstance(thing, torch.Tensor) for thing in left_behind)
     del tokens, left_behind
     gc.collect()
@@ -827,7 +842,7 @@ def test_ctrl_c_does_no_harm_and_keeps_no_tensor() -> None:
     for kind in ("left", "right"):
         wanted, found = pair.run(ids(), mask_of(kind))
         assert_exact(found, wanted, mask_of(kind))
-    padding._stack.running.clear()
+    padding._running._frames.clear()
 
 
 def test_a_hook_that_raises_before_ours_does_not_undo_another_forward() -> None:

@@ -2,21 +2,20 @@
 
 ``LlamaModel`` is causal and masks padding, so what stands at a kept position does not depend on
 hidden columns at either end. They are cut off before the forward and come back as zeros after it.
+Rows of very different lengths are computed one behind the other, without any padding at all.
 Whatever is not understood for certain is passed through untouched, and the reason is counted.
 """
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from . import padding_counts, padding_outputs, padding_rules
-from .forward_hooks import HookPair, is_compiling
+from . import padding_counts, padding_outputs, padding_packing, padding_rules
+from .forward_hooks import Frames, HookPair, is_compiling
 from .padding_counts import counts
 from .padding_outputs import Window
 from .padding_rules import Reason, Values
@@ -26,35 +25,8 @@ __all__ = ["HOOKS", "Reason", "counts"]
 _Given = Callable[[], tuple[list[Any], dict[str, Any]]]
 
 
-@dataclass(frozen=True)
-class _Running:
-    """One forward between its two hooks. It holds no tensor: after Ctrl-C it may be left behind."""
-
-    module: int
-    trimmed: tuple[Window, _Given] | None = None
-
-
-class _Stack(threading.local):
-    """The forwards that run in this thread, inner ones last."""
-
-    def __init__(self) -> None:
-        self.running: list[_Running] = []
-
-    def pop(self, module: torch.nn.Module) -> _Running | None:
-        """The innermost forward of ``module``; None if its first hook was never reached.
-
-        That is so when somebody else's pre-hook raised before it. What lies above the one found
-        are forwards that Ctrl-C ended.
-        """
-        for index in reversed(range(len(self.running))):
-            if self.running[index].module == id(module):
-                found = self.running[index]
-                del self.running[index:]
-                return found
-        return None
-
-
-_stack = _Stack()
+# Of each running forward: the window that is computed, if columns were cut off.
+_running: Frames[tuple[Window, _Given] | None] = Frames()
 
 
 def _before(
@@ -62,7 +34,7 @@ def _before(
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     if is_compiling():  # first, so that dynamo sees nothing else of these hooks
         return None
-    running, replaced, values = _Running(id(module)), None, None
+    trimmed, replaced, values = None, None, None
     try:
         names = padding_rules.parameters(type(module))  # type: ignore[arg-type]  # a type is hashable
         values = padding_rules.bind(names, args, kwargs)
@@ -71,12 +43,12 @@ def _before(
             verdict = Reason.OUTPUT
         if values is not None and isinstance(verdict, Window):
             cut = _cut(module, values, verdict)
-            running = _Running(id(module), (verdict, _remembered(args, kwargs)))
+            trimmed = verdict, _remembered(args, kwargs)
             replaced = tuple(cut.pop(name, None) for name in names[: len(args)]), cut
     except Exception:  # a fault of ours, or tensors that cannot be read: the host's call goes on
         verdict = Reason.NOT_UNDERSTOOD
     padding_counts.count(module, values, verdict)
-    _stack.running.append(running)
+    _running.push(module, trimmed)
     return replaced
 
 
@@ -85,10 +57,10 @@ def _after(
 ) -> Any:
     if is_compiling():
         return None
-    running = _stack.pop(module)
-    if running is None or running.trimmed is None or output is None:  # None: the forward raised
+    trimmed = next(iter(_running.pop(module)), None)
+    if trimmed is None or output is None:  # None: the forward raised
         return None
-    window, given = running.trimmed
+    window, given = trimmed
     try:
         return padding_outputs.pad(output, window)
     except Exception:
@@ -124,10 +96,15 @@ def _remembered(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Given:
 
 def _cut(module: torch.nn.Module, values: Values, window: Window) -> Values:
     """``values`` for the window's columns alone."""
-    columns = slice(window.left, window.right)
     source = padding_rules.source(values) or ""
+    # cache_position was the default. Seen from the window that is another one, and the causal mask
+    # of transformers 4 is made from it.
+    kept = {name: value for name, value in values.items() if name != "cache_position"}
+    if window.packed:
+        return {**kept, **_packed(module, values, window, source)}
+    columns = slice(window.left, window.right)
     mask, positions = values["attention_mask"], values.get("position_ids")
-    cut = {**values, source: values[source][:, columns]}
+    cut = {**kept, source: values[source][:, columns]}
     builds_cache = values.get("use_cache") is None and module.config.use_cache
     if window.rows is None and builds_cache:
         # transformers drops an all-ones mask too, but waits for the device to see that it is one.
@@ -141,7 +118,18 @@ def _cut(module: torch.nn.Module, values: Values, window: Window) -> Values:
     elif window.left > 0:  # by default they would count from the window's first column
         device = values[source].device
         cut["position_ids"] = torch.arange(window.left, window.right, device=device)[None]
-    # It was the default. Seen from the window that is another one, and the causal mask of
-    # transformers 4 is made from it.
-    cut.pop("cache_position", None)
     return cut
+
+
+def _packed(module: torch.nn.Module, values: Values, window: Window, source: str) -> Values:
+    """What becomes of ``values`` where the rows are computed one behind the other."""
+    tensor, positions = values[source], values.get("position_ids")
+    row, column = padding_packing.places(window.rows or (), tensor.device)
+    given = column if positions is None else positions.expand(len(tensor), -1)[row, column]
+    # As transformers makes its own masks: of the embeddings' dtype, which are not there yet.
+    dtype = module.embed_tokens.weight.dtype if source == "input_ids" else tensor.dtype
+    return {
+        source: tensor[row, column][None],
+        "position_ids": given[None],
+        "attention_mask": padding_packing.mask(row, dtype),
+    }

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import torch
 
+from . import locks
 from .padding_outputs import Window
 from .padding_rules import Reason, Values, input_shape
 
@@ -32,14 +32,19 @@ class PaddingCounts:
 def counts(model: torch.nn.Module) -> PaddingCounts:
     """A snapshot of what has been counted for ``model``."""
     with _lock:
-        tally = _tallies.get(model) or _Tally()
-        return PaddingCounts(
-            forwards=tally.trimmed + sum(tally.passed_through.values()),
-            trimmed=tally.trimmed,
-            tokens_given=tally.tokens_given,
-            tokens_computed=tally.tokens_computed,
-            passed_through=MappingProxyType(dict(tally.passed_through)),
-        )
+        return (_tallies.get(model) or _Tally()).snapshot()
+
+
+def follow(model: torch.nn.Module) -> Callable[[], PaddingCounts]:
+    """``counts`` for later, also when ``model`` is gone by then; it does not keep it alive."""
+    with _lock:
+        tally = _tally(model)
+
+    def snapshot() -> PaddingCounts:
+        with _lock:
+            return tally.snapshot()
+
+    return snapshot
 
 
 @dataclass
@@ -50,8 +55,18 @@ class _Tally:
     passed_through: Counter[Reason] = field(default_factory=Counter)
     given_up: bool = False
 
+    def snapshot(self) -> PaddingCounts:
+        """To be taken with the lock."""
+        return PaddingCounts(
+            forwards=self.trimmed + sum(self.passed_through.values()),
+            trimmed=self.trimmed,
+            tokens_given=self.tokens_given,
+            tokens_computed=self.tokens_computed,
+            passed_through=MappingProxyType(dict(self.passed_through)),
+        )
 
-_lock = threading.Lock()
+
+_lock = locks.new()
 _tallies: weakref.WeakKeyDictionary[torch.nn.Module, _Tally] = weakref.WeakKeyDictionary()
 
 
@@ -72,10 +87,10 @@ def count(module: torch.nn.Module, values: Values | None, verdict: Reason | Wind
         tally.tokens_given += batch * length
         if isinstance(verdict, Window):
             tally.trimmed += 1
-            length = verdict.right - verdict.left
+            tally.tokens_computed += verdict.tokens(batch)
         else:
             tally.passed_through[verdict] += 1
-        tally.tokens_computed += batch * length
+            tally.tokens_computed += batch * length
 
 
 def given_up(module: torch.nn.Module) -> bool:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from . import padding_packing
+
 _STATES_DIMENSIONS = 3
 _CACHE_DIMENSIONS = 4
 
@@ -21,23 +23,32 @@ class Window:
 
     ``rows``: each row's own ``(start, end)`` in columns of the given mask, where rows differ (a row
     that is hidden altogether has start >= end); None where every row fills the window.
+    ``packed``: the rows are computed one behind the other, see ``padding_packing``.
     """
 
     left: int
     right: int
     length: int
     rows: tuple[tuple[int, int], ...] | None = None
+    packed: bool = False
+
+    def tokens(self, batch: int) -> int:
+        """How many are computed for ``batch`` rows."""
+        if self.packed:
+            return padding_packing.tokens_of(self.rows or ())
+        return batch * (self.right - self.left)
 
 
 def pad(output: Any, window: Window) -> Any:
     """``output`` of a ``LlamaModel``, at full length.
 
     States (batch, window, width) become (batch, length, width), zero wherever the mask hides; keys
-    and values (batch, heads, window, width) likewise, zero outside of the window. A model output
-    stays the object it is, and gives up each short tensor as its long one is made: all of them at
-    once would take more memory than the untouched forward does.
+    and values (batch, heads, window, width) likewise, zero outside of the window. Those of packed
+    rows, (1, tokens, width) and (1, heads, tokens, width), go back to where they belong. A model
+    output stays the object it is, and gives up each short tensor as its long one is made: all of
+    them at once would take more memory than the untouched forward does.
     """
-    padder = _Padder(window)
+    padder = _Unpacker(window) if window.packed else _Padder(window)
     if type(output) is tuple:
         return padder.plain(output)
     if isinstance(output, dict) and "last_hidden_state" in output:
@@ -117,12 +128,7 @@ class _Padder:
 
     def _spread(self, tensor: Any, dimension: int, dimensions: int) -> torch.Tensor:
         window = self._window
-        if (
-            type(tensor) is not torch.Tensor
-            or tensor.dim() != dimensions
-            or tensor.shape[dimension] != window.right - window.left
-        ):
-            raise NotUnderstoodError(f"{type(tensor).__name__} {getattr(tensor, 'shape', '')}")
+        _check(tensor, dimension, dimensions, window.right - window.left)
         shape = list(tensor.shape)
         shape[dimension] = window.length
         full = tensor.new_empty(shape)
@@ -145,3 +151,36 @@ class _Padder:
             hidden = (columns < rows[:, :1]) | (columns >= rows[:, 1:])
             self._hidden[device] = hidden.unsqueeze(-1)
         return self._hidden[device]
+
+
+class _Unpacker(_Padder):
+    """The same for rows that were computed one behind the other."""
+
+    def __init__(self, window: Window) -> None:
+        super().__init__(window)
+        self._places: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def _states(self, tensor: Any) -> torch.Tensor:
+        return self._spread(tensor, dimension=1, dimensions=_STATES_DIMENSIONS)
+
+    def _spread(self, tensor: Any, dimension: int, dimensions: int) -> torch.Tensor:
+        rows = self._window.rows or ()
+        _check(tensor, dimension, dimensions, padding_packing.tokens_of(rows))
+        if tensor.device not in self._places:
+            self._places[tensor.device] = padding_packing.places(rows, tensor.device)
+        row, column = self._places[tensor.device]
+        shape = list(tensor.shape)
+        shape[0], shape[dimension] = len(rows), self._window.length
+        full = tensor.new_zeros(shape)
+        full.movedim(dimension, 1)[row, column] = tensor[0].movedim(dimension - 1, 0)
+        return full
+
+
+def _check(tensor: Any, dimension: int, dimensions: int, size: int) -> None:
+    """Raise unless ``tensor`` is one, of that form."""
+    if (
+        type(tensor) is not torch.Tensor
+        or tensor.dim() != dimensions
+        or tensor.shape[dimension] != size
+    ):
+        raise NotUnderstoodError(f"{type(tensor).__name__} {getattr(tensor, 'shape', '')}")
