@@ -10,6 +10,7 @@ from .hooks import activation
 from .hooks.ledger import ledger
 from .hooks.session import session
 from .report import console
+from .report import file as report_file
 
 if TYPE_CHECKING:
     import torch
@@ -38,11 +39,12 @@ def uninstall() -> None:
 
     An attribute that somebody else has wrapped since stays, and passes calls through.
     """
+    # First, so that a model which another thread is loading is not accelerated after all.
+    activation.deactivate()
     # Loaded only if there was ever a model; importing it here would import torch.
     acceleration = sys.modules.get(f"{__package__}.encoders.acceleration")
     if acceleration is not None:
         acceleration.revert_all()
-    activation.deactivate()
 
 
 def apply(model: torch.nn.Module) -> Decision:
@@ -66,6 +68,7 @@ def apply(model: torch.nn.Module) -> Decision:
     if decision.applied:
         with console.shielded("guarding against offloading"):
             activation.guard()
+            report_file.write_at_exit(settings)
     return decision
 
 
@@ -82,8 +85,7 @@ def revert(model: torch.nn.Module) -> bool:
 
 def status() -> Status:
     """What the hook has seen and decided in this process."""
-    from .report.narrator import narrator
-    from .report.status import Status
+    from .report.status import Status, models
 
     active = ledger.active and session.settings.enabled
-    return Status(active, session.settings.mode, narrator.decisions())
+    return Status(active, session.settings.mode, models())

@@ -21,6 +21,12 @@ EXAMPLES = ROOT / "examples"
 Runner = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def ours(stderr: str) -> list[str]:
+    """The lines that this package wrote; libraries complain there about what they cannot load."""
+    marks = ("sitecustomize", "BETTERTRANSFORMER", "Enabled PyTorch SDPA", "Skipped ")
+    return [line for line in stderr.splitlines() if line.startswith(marks)]
+
+
 @pytest.fixture(scope="session")
 def run_python() -> Runner:
     """``run_python(code_or_args, env=..., cwd=..., python=...)`` in a real subprocess."""

@@ -33,7 +33,7 @@ def as_it_was() -> Iterator[None]:
     sitecustomize_bt.uninstall()
     kernels.ask_for(None)
     set_flags(before)
-    assert kernels._leases == 0
+    assert kernels._leases == []
 
 
 class Probe:

@@ -349,6 +349,18 @@ class TestDiffusers:
         pipeline.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
         assert not hooked_by_us(pipeline.text_encoder)
 
+    def test_components_manager(self, pipeline: Any) -> None:
+        managers = pytest.importorskip("diffusers.modular_pipelines.components_manager")
+        if not hasattr(managers, "custom_offload_with_hook"):
+            pytest.skip("this diffusers has no enable_auto_cpu_offload")
+        # What enable_auto_cpu_offload calls for each component; itself it refuses a CPU.
+        managers.custom_offload_with_hook("encoder", pipeline.text_encoder, torch.device("cpu"))
+        assert not hooked_by_us(pipeline.text_encoder)
+        assert last_line().startswith("Skipped text_encoder_2 (CLIP): diffusers's custom_offload")
+        again = sitecustomize_bt.apply(pipeline.text_encoder)
+        assert again.reason is Reason.OFFLOADED
+        assert again.detail.startswith("diffusers offloads its weights")
+
 
 def hooked_by_us(model: torch.nn.Module) -> bool:
     from sitecustomize_bt.encoders.forward_hooks import ForwardHook

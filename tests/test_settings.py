@@ -22,6 +22,8 @@ from sitecustomize_bt.startup.settings import (
     MEMORY_V2_FLAG,
     OFFLOAD,
     PADDING,
+    RANKS,
+    REPORT,
     Settings,
     from_process,
     read,
@@ -141,7 +143,7 @@ def test_blank_is_the_default(name: str) -> None:
     assert forms(read({ENABLE: "1", name: " "}, HOST)) == forms(read({ENABLE: "1"}, HOST))
 
 
-@pytest.mark.parametrize("name", VARIABLES)
+@pytest.mark.parametrize("name", [name for name in VARIABLES if name != REPORT])
 @pytest.mark.parametrize("value", ["garbage", "\udcff", "1,2", ","])
 def test_every_value_that_is_not_understood_is_named(name: str, value: str) -> None:
     """And changes nothing else, as the README says."""
@@ -152,6 +154,33 @@ def test_every_value_that_is_not_understood_is_named(name: str, value: str) -> N
     if name == ENABLE:
         expected.update(mode="off", mode_given=False)
     assert forms(found) == expected
+
+
+def test_the_report_is_any_path_as_it_stands() -> None:
+    for path in ("Report.JSON", "folder/", "a b.json", "\udcff.json", "garbage"):
+        found = read({ENABLE: "1", REPORT: f" {path} "}, HOST)
+        assert (found.report, found.warnings) == (path, ())
+
+
+@pytest.mark.parametrize("name", RANKS)
+@pytest.mark.parametrize(
+    ("word", "rank"),
+    [
+        ("0", 0),
+        ("1", 1),
+        (" 12 ", 12),
+        ("", 0),
+        ("-1", 0),
+        ("x", 0),
+        ("\u0663", 0),
+        ("9" * 9999, 999999999),
+    ],
+)
+def test_rank(name: str, word: str, rank: int) -> None:
+    found = read({ENABLE: "1", name: word}, HOST)
+    assert (found.rank, found.warnings) == (rank, ())
+    assert found.log == ("warning" if rank else "info")
+    assert read({ENABLE: "1", name: word, LOG: "debug"}, HOST).log == "debug"
 
 
 def test_backends_are_taken_whole_or_not_at_all() -> None:

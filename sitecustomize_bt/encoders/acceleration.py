@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 import weakref
 from dataclasses import dataclass, field
 
@@ -11,9 +10,11 @@ import torch
 
 from ..startup.settings import Settings
 from . import (
+    activity,
     attention,
     device,
     kernels,
+    locks,
     optimum_bridge,
     padding,
     padding_rules,
@@ -26,9 +27,9 @@ from . import (
 from .policy import Decision, Reason
 from .request import Request
 
-# What may be attached to a model, in this order: the backends' hooks must be the last to touch the
-# arguments, because theirs carry the lease.
-_HOOKS = (padding.HOOKS, kernels.HOOKS)
+# What may be attached to a model, in this order: the measured time is to hold the others, and the
+# backends' hooks must be the last to touch the arguments, because theirs carry the lease.
+_HOOKS = (activity.HOOKS, padding.HOOKS, kernels.HOOKS)
 
 
 @dataclass
@@ -38,7 +39,7 @@ class _Applied:
 
 
 _applied: weakref.WeakKeyDictionary[torch.nn.Module, _Applied] = weakref.WeakKeyDictionary()
-_lock = threading.RLock()
+_lock = locks.new()
 
 
 def applied_to(model: object) -> Decision | None:
@@ -132,6 +133,7 @@ def release(target: torch.nn.Module, taker: str) -> list[Decision]:
 def _attach(model: torch.nn.Module, applied: _Applied, settings: Settings) -> None:
     with _lock:
         kernels.ask_for(settings.backends)
+        activity.watch(model, applied.decision, measured=bool(settings.report))
         if applied.decision.skips_padding:
             padding.HOOKS.attach(model)
         kernels.HOOKS.attach(model)

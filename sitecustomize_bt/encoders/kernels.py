@@ -8,12 +8,14 @@ the first forward in saves the flags and the last one out restores them.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 
+from . import locks
 from .forward_hooks import HookPair, is_compiling
 
 DEFAULT = ("flash", "efficient", "math")
@@ -35,9 +37,8 @@ _FLASH_CAPABILITY = (8, 0)
 # What FRAMEPACK_BETTERTRANSFORMER_BACKENDS asks for, or None for DEFAULT.
 _asked: tuple[str, ...] | None = None
 
-# Reentrant: a lease may be dropped by the garbage collector while this thread holds the lock.
-_lock = threading.RLock()
-_leases = 0
+_lock = locks.new()
+_leases: list[int] = []  # the thread of each forward that has one
 _saved: dict[str, bool] = {}
 
 
@@ -54,22 +55,21 @@ class _Lease:
     """One forward's claim on the flags, given up once."""
 
     def __init__(self, wanted: dict[str, bool]) -> None:
-        global _leases  # noqa: PLW0603
+        self._thread = threading.get_ident()
         self._held = True
         with _lock:
-            if _leases == 0:
+            if not _leases:
                 _saved.clear()
                 _saved.update((name, get()) for name, (get, _) in _FLAGS.items())
-            _leases += 1
+            _leases.append(self._thread)
             _set(wanted)
 
     def give_up(self) -> None:
-        global _leases  # noqa: PLW0603
         with _lock:
-            if self._held:
+            if self._held and self._thread in _leases:
                 self._held = False
-                _leases -= 1
-                if _leases == 0:
+                _leases.remove(self._thread)
+                if not _leases:
                     _set(_saved)
 
     # Ctrl-C in a forward skips torch's always-called hooks; the lease then goes with the frame.
@@ -80,6 +80,18 @@ class _LeasedKwargs(dict[str, Any]):
     """The keyword arguments of one forward; torch's call frame owns them, and they the lease."""
 
     lease: _Lease
+
+
+def _in_forked_child() -> None:
+    """Give up what the other threads had claimed: they are not there to do it."""
+    if _leases:
+        _leases[:] = [thread for thread in _leases if thread == threading.get_ident()]
+        if not _leases:
+            _set(_saved)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_child)
 
 
 def _before(
@@ -101,12 +113,12 @@ def _before(
 def _wanted(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, bool] | None:
     """The flags for this forward; None where they stand like that for good."""
     wanted = dict.fromkeys(DEFAULT, True) if _asked is None else _exactly(_asked)
-    if _leases == 0 and _in_force(wanted):
+    if not _leases and _in_force(wanted):
         return None
     if _asked is None:
         for name in _impossible(_tensors(args, kwargs)):
             wanted.pop(name, None)
-        if _leases == 0 and _in_force(wanted):
+        if not _leases and _in_force(wanted):
             return None
     return wanted
 

@@ -36,10 +36,19 @@ class Load:
         ``result`` is what ``from_pretrained`` returned: a model, or a tuple that begins with one
         (``output_loading_info=True``).
         """
-        model = result[0] if isinstance(result, tuple) and result else result
+        model = _model_in(result)
         if not isinstance(model, torch.nn.Module) or acceleration.applied_to(model):
             return None
         return acceleration.apply_loaded(model, self.settings, self.request)
+
+    @staticmethod
+    def undo(result: Any) -> None:
+        """Revert the model in ``result``."""
+        acceleration.revert(_model_in(result))
+
+
+def _model_in(result: Any) -> Any:
+    return result[0] if isinstance(result, tuple) and result else result
 
 
 def _offload_asked_for(kwargs: dict[str, Any]) -> bool:

@@ -7,6 +7,10 @@ from typing import Any
 
 import torch
 
+# accelerate's cpu_offload_with_hook and diffusers' ComponentsManager move a model as a whole;
+# accelerate's AlignDevicesHook says itself whether it offloads.
+_WHOLE_MODEL_HOOKS = ("CpuOffload", "CustomOffloadHook")
+
 
 def offloaded(model: torch.nn.Module) -> str | None:
     """Who offloads a part of ``model``, in words; None if nobody does.
@@ -17,9 +21,8 @@ def offloaded(model: torch.nn.Module) -> str | None:
         if "forge_backup_original_class" in vars(module):  # FramePack's DynamicSwapInstaller
             return "a dynamic swapper moves its weights"
         for hook in _accelerate_hooks(vars(module).get("_hf_hook")):
-            # CpuOffload moves the whole model; AlignDevicesHook says whether it offloads.
-            if getattr(hook, "offload", False) or type(hook).__name__ == "CpuOffload":
-                return "accelerate offloads its weights"
+            if getattr(hook, "offload", False) or type(hook).__name__ in _WHOLE_MODEL_HOOKS:
+                return f"{type(hook).__module__.partition('.')[0]} offloads its weights"
         registry = vars(module).get("_diffusers_hook")
         if any("offload" in name for name in getattr(registry, "hooks", ())):
             return "diffusers offloads its weights in groups"

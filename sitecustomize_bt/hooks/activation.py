@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from ..report import console
+from ..encoders import locks
+from ..report import console, file
 from ..startup import trigger
 from .ledger import ledger
 from .session import session
+
+# Threads install and uninstall one after the other. Nobody waits for an import of the host's
+# libraries meanwhile: who imports them may be on the way here.
+_turns = locks.new()
 
 
 def activate(*, explicitly: bool = False) -> bool:
@@ -13,6 +18,16 @@ def activate(*, explicitly: bool = False) -> bool:
 
     ``explicitly``: see ``Session.begin``.
     """
+    with _turns:
+        done = _activate(explicitly)
+    if done and explicitly:
+        from . import post_import
+
+        post_import.catch_up()
+    return done
+
+
+def _activate(explicitly: bool) -> bool:
     settings = session.begin(explicitly=explicitly)
     console.set_level(settings.log)
     if settings.warnings:
@@ -35,20 +50,23 @@ def activate(*, explicitly: bool = False) -> bool:
     ledger.active = True
     loading.install()
     offloading.install()
+    file.write_at_exit(settings)
     console.debug(f"waiting for models to be loaded ({settings!r})")
     return True
 
 
 def guard() -> None:
     """Install the guard alone, for models that are accelerated without ``activate``."""
-    from . import offloading
+    with _turns:
+        from . import offloading
 
-    ledger.active = True
-    offloading.install()
+        ledger.active = True
+        offloading.install()
 
 
 def deactivate() -> None:
     """Stop waiting, and put back every attribute that was replaced."""
-    trigger.disarm()
-    ledger.undo()
-    session.end()
+    with _turns:
+        trigger.disarm()
+        ledger.undo()
+        session.end()

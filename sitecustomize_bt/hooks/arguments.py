@@ -24,13 +24,11 @@ _state = threading.local()
 
 def install() -> None:
     """Patch ``argparse.ArgumentParser``, once."""
-    parser = argparse.ArgumentParser
-    if ledger.holds(parser, _STRICT[0]):
-        return
-    for name in _STRICT:
-        ledger.replace(parser, name, _strict(getattr(parser, name)))
-    for name in _LENIENT:
-        ledger.replace(parser, name, _lenient(getattr(parser, name)))
+    ledger.active = True
+    for names, wrap in ((_STRICT, _strict), (_LENIENT, _lenient)):
+        for name in names:
+            original = getattr(argparse.ArgumentParser, name)
+            ledger.replace(argparse.ArgumentParser, name, functools.partial(wrap, original))
 
 
 def _strict(original: Callable[..., Any]) -> Callable[..., Any]:

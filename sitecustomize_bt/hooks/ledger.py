@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+
+from ..encoders import locks
 
 _MISSING = object()
 
@@ -45,32 +46,40 @@ class Ledger:
     def __init__(self) -> None:
         self.active = False
         self._patches: list[_Patch] = []
-        self._lock = threading.RLock()
+        self._lock = locks.new()
 
-    def replace(self, owner: Any, name: str, value: object) -> None:
-        """Set ``owner.name`` to ``value`` (a class or module, and an attribute of it)."""
+    def replace(self, owner: Any, name: str, make: Callable[[], object]) -> None:
+        """Set ``owner.name`` to what ``make`` returns (a class or module, and an attribute of it).
+
+        Not if it has been replaced already, even if somebody has wrapped it again since, nor where
+        another thread has just undone everything.
+        """
         with self._lock:
-            self.active = True
-            before = vars(owner).get(name, _MISSING)
-            setattr(owner, name, value)
-            # Read back: what a class hands out need not be what was set on it.
-            self._patches.append(_Patch(owner, name, before, vars(owner)[name]))
+            if self._is_free(owner, name):
+                self._set(owner, name, make())
 
-    def replace_everywhere(self, owner: ModuleType, name: str, value: object) -> None:
+    def replace_everywhere(self, owner: ModuleType, name: str, make: Callable[[], object]) -> None:
         """``replace``, and the same for whoever has bound the object under a name of its own.
 
         ``from accelerate import dispatch_model`` makes such an alias. Those bound while ours is
         in place come back with ``undo`` as well.
         """
-        before = vars(owner)[name]
-        self.replace(owner, name, value)
-        for module, alias in _aliases(before):
-            self.replace(module, alias, value)
-
-    def holds(self, owner: Any, name: str) -> bool:
-        """Whether ``owner.name`` has been replaced already, even if it was wrapped again since."""
         with self._lock:
-            return any(p.owner is owner and p.name == name for p in self._patches)
+            if self._is_free(owner, name):
+                before, value = vars(owner)[name], make()
+                self._set(owner, name, value)
+                for module, alias in _aliases(before):
+                    self._set(module, alias, value)
+
+    def _is_free(self, owner: Any, name: str) -> bool:
+        held = any(patch.owner is owner and patch.name == name for patch in self._patches)
+        return self.active and not held
+
+    def _set(self, owner: Any, name: str, value: object) -> None:
+        before = vars(owner).get(name, _MISSING)
+        setattr(owner, name, value)
+        # Read back: what a class hands out need not be what was set on it.
+        self._patches.append(_Patch(owner, name, before, vars(owner)[name]))
 
     def undo(self) -> None:
         """Put back every object that is still ours to put back; what is not stays recorded."""

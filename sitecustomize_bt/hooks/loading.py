@@ -38,9 +38,11 @@ def _wrap_classes(module: ModuleType) -> None:
         console.warn_once(f"{unknown}; models stay as they are, {FORCE}=1 tries anyway")
         return
     for cls in classes:
-        if not ledger.holds(cls, _METHOD):
-            original = vars(cls).get(_METHOD) or _inherited(cls)
-            ledger.replace(cls, _METHOD, Wrapper(original, _from_pretrained))
+        ledger.replace(cls, _METHOD, functools.partial(_wrapper, cls))
+
+
+def _wrapper(cls: Any) -> Wrapper:
+    return Wrapper(vars(cls).get(_METHOD) or _inherited(cls), _from_pretrained)
 
 
 def _inherited(owner: Any) -> Any:
@@ -68,7 +70,9 @@ def _from_pretrained(
     if load is not None:
         with console.shielded("accelerating a loaded model"):
             decision = load.finish(result)
-            if decision is not None:
+            if not ledger.active:  # another thread has uninstalled everything meanwhile
+                load.undo(result)
+            elif decision is not None:
                 from ..report.narrator import narrator
 
                 narrator.tell(decision, load.settings)

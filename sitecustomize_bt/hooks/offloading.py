@@ -1,8 +1,8 @@
 """The guard: whoever takes over a model's weights gets it without anything of ours on it.
 
 Every call goes through unchanged; only what we had applied is reverted before it. diffusers'
-``enable_model_cpu_offload``, ``enable_sequential_cpu_offload`` and ``enable_group_offload`` end in
-the functions below, called for each component they really offload.
+``enable_model_cpu_offload``, ``enable_sequential_cpu_offload``, ``enable_group_offload`` and
+``enable_auto_cpu_offload`` end in the functions below, called for each component they offload.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from .wrapping import Wrapper
 
 @dataclass(frozen=True)
 class Offloader:
-    """A function that offloads the model it is given first.
+    """A function that offloads a model it is given.
 
     ``function``: its name in ``module``, with its class if it has one. ``parameter``: the name of
-    the model's parameter. ``device_map_at``: where its ``device_map`` stands among its positional
-    arguments, if what that says decides whether it offloads.
+    the model's parameter, and ``model_at`` where it stands among the positional ones.
+    ``device_map_at``: likewise its ``device_map``, if what that says decides whether it offloads.
     """
 
     module: str
     function: str
     parameter: str = "model"
+    model_at: int = 0
     device_map_at: int | None = None
 
     def takes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -42,7 +43,7 @@ class Offloader:
             device_map = _argument(args, kwargs, self.device_map_at, "device_map")
             if not isinstance(device_map, dict) or not placement.offloads(device_map):
                 return None
-        return _argument(args, kwargs, 0, self.parameter)
+        return _argument(args, kwargs, self.model_at, self.parameter)
 
 
 _ACCELERATE = "accelerate.big_modeling"
@@ -56,6 +57,9 @@ OFFLOADERS: tuple[Offloader, ...] = (
     Offloader(_ACCELERATE, "cpu_offload_with_hook"),
     Offloader(_ACCELERATE, "disk_offload"),
     Offloader("diffusers.hooks.group_offloading", "apply_group_offloading", "module"),
+    Offloader(
+        "diffusers.modular_pipelines.components_manager", "custom_offload_with_hook", model_at=1
+    ),
     # FramePack and its forks. Never imported by us: the module queries CUDA. uninstall_model is
     # not here because placement.offloaded reads its effect off the model.
     Offloader("diffusers_helper.memory", _SWAPPER),
@@ -78,7 +82,7 @@ def _guard_module(module: ModuleType) -> None:
 def _guard(module: ModuleType, row: Offloader) -> None:
     path, _, name = row.function.rpartition(".")
     owner: Any = getattr(module, path, None) if path else module
-    if owner is None or name not in vars(owner) or ledger.holds(owner, name):
+    if owner is None or name not in vars(owner):
         return
 
     def guarded(
@@ -89,11 +93,13 @@ def _guard(module: ModuleType, row: Offloader) -> None:
                 _release(row, args, kwargs)
         return wrapped(*args, **kwargs)
 
-    wrapper = Wrapper(vars(owner)[name], guarded)
+    def make() -> Wrapper:
+        return Wrapper(vars(owner)[name], guarded)
+
     if owner is module:
-        ledger.replace_everywhere(module, name, wrapper)
+        ledger.replace_everywhere(module, name, make)
     else:
-        ledger.replace(owner, name, wrapper)
+        ledger.replace(owner, name, make)
 
 
 def _release(row: Offloader, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

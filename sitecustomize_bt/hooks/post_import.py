@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import sys
-import threading
 from collections.abc import Callable
 from types import ModuleType
 
 import wrapt
 
+from ..encoders import locks
 from ..report import console
 from .ledger import ledger
 
 # wrapt cannot forget a hook: an uninstalled one stays registered and finds the ledger inactive.
 _registered: set[tuple[str, Callable[[ModuleType], None]]] = set()
-_lock = threading.Lock()
+_lock = locks.new()
+
+# wrapt's finder is there because of us, asks for this lock at every import, and does not renew it
+# in a forked child.
+locks.in_forked_children(
+    getattr(sys.modules.get("wrapt.importer"), "_post_import_hooks_lock", None)
+)
 
 
 def when_imported(name: str, patch: Callable[[ModuleType], None]) -> None:
@@ -24,10 +32,7 @@ def when_imported(name: str, patch: Callable[[ModuleType], None]) -> None:
     """
 
     def hook(module: ModuleType) -> None:
-        if ledger.active:
-            with console.shielded(f"patching {name}"):
-                patch(module)
-                console.debug(f"looked for what to patch in {name}")
+        _call(patch, module, name)
 
     with _lock:
         waiting = (name, patch) in _registered
@@ -36,3 +41,26 @@ def when_imported(name: str, patch: Callable[[ModuleType], None]) -> None:
         wrapt.register_post_import_hook(hook, name)
     elif name in sys.modules:
         hook(sys.modules[name])
+
+
+def catch_up() -> None:
+    """Wait for what another thread is importing just now: wrapt takes that for imported already.
+
+    To be called without a lock that the other thread may ask for.
+    """
+    with _lock:
+        registered = tuple(_registered)
+    for name, patch in registered:
+        spec = getattr(sys.modules.get(name), "__spec__", None)
+        if getattr(spec, "_initializing", False):
+            with contextlib.suppress(*console.FAULTS):  # the other thread's to hear of
+                importlib.import_module(name)
+            if name in sys.modules:
+                _call(patch, sys.modules[name], name)
+
+
+def _call(patch: Callable[[ModuleType], None], module: ModuleType, name: str) -> None:
+    if ledger.active:
+        with console.shielded(f"patching {name}"):
+            patch(module)
+            console.debug(f"looked for what to patch in {name}")

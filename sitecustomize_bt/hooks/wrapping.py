@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import wrapt
 
 
 class _Bound(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]  # wrapt 1 has none
+    @property
+    def __func__(self) -> Callable[..., Any]:
+        """For another tool, which wraps a classmethod around it; wrapt's own leads past us."""
+        wrapper = self._self_parent
+
+        @functools.wraps(self.__wrapped__.__func__)
+        def function(owner: type, *args: Any, **kwargs: Any) -> Any:
+            return wrapper.__get__(None, owner)(*args, **kwargs)
+
+        return function
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         return getattr, (self.__self__, self.__name__)
 

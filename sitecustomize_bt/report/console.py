@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..startup import stderr
 from ..startup.settings import LOG_LEVELS
 
 PREFIX = "sitecustomize_bt: "
@@ -13,6 +13,8 @@ PREFIX = "sitecustomize_bt: "
 # What a fault on our side may be. KeyboardInterrupt is the user's and passes; SystemExit is here
 # because a broken package may well call sys.exit() while it is imported.
 FAULTS = (Exception, SystemExit)
+
+sentence = stderr.sentence
 
 _level = "info"
 _warned: set[str] = set()
@@ -25,16 +27,9 @@ def set_level(level: str) -> None:
 
 
 def write(text: str, level: str = "info") -> None:
-    """Write ``text`` and a newline in one call, so that threads and processes do not mix lines."""
-    if LOG_LEVELS.index(level) > LOG_LEVELS.index(_level):
-        return
-    try:
-        stream = sys.stderr
-        encoding = getattr(stream, "encoding", None) or "ascii"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-        stream.flush()
-    except Exception:  # closed, broken or missing stderr: there is nowhere left to say it
-        return
+    """Write ``text`` and a newline, if ``level`` is asked for."""
+    if LOG_LEVELS.index(level) <= LOG_LEVELS.index(_level):
+        stderr.write(text)
 
 
 def warn(text: str) -> None:
@@ -54,15 +49,17 @@ def warn_once(text: str) -> None:
         warn(text)
 
 
+def fault(what: str, error: BaseException) -> None:
+    """One line: ``what``, and ``error`` as the reason; only once for either."""
+    why = stderr.sentence(error)
+    say = warn if stderr.is_news(what, why) else debug
+    say(f"{what} ({why})")
+
+
 @contextmanager
 def shielded(what: str) -> Iterator[None]:
     """Turn any fault of ours inside the block into one line: ``what`` names what is skipped."""
     try:
         yield
     except FAULTS as error:
-        warn_once(f"{what} was skipped ({sentence(error)})")
-
-
-def sentence(error: BaseException) -> str:
-    """``error`` in one line."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        fault(f"{what} was skipped", error)

@@ -47,9 +47,9 @@ class Narrator:
             return tuple(self._kept)
 
     def tell(self, decision: Decision, settings: Settings) -> None:
-        """Keep ``decision`` and print what is to be said about it."""
+        """Keep ``decision`` and print what is to be said about it; raises nothing."""
         console.set_level(settings.log)
-        with self._lock:
+        with console.shielded("a line about a model"), self._lock:
             self._kept.append(decision)
             if decision.reason is Reason.OFF:
                 if settings.tells_demo_users:
@@ -57,7 +57,8 @@ class Narrator:
             elif decision.reason is Reason.FAST_START:
                 self._once(FAST_START)
             else:
-                self._banner(settings)
+                if settings.rank == 0:  # one banner for all workers
+                    self._banner(settings)
                 if decision.reason is Reason.MEMORY_V2:
                     self._once(MEMORY_V2, "warning")
                 if decision.optimum:

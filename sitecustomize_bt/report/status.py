@@ -1,23 +1,107 @@
-"""What ``status()`` returns."""
+"""What ``status()`` returns, and a report file holds: the decisions, and what came of each."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from ..encoders import activity
+from ..encoders.activity import Activity
 from ..encoders.policy import Decision
+from .narrator import narrator
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """``decision``: on one model. ``activity``: what the model did under it; None if skipped."""
+
+    decision: Decision
+    activity: Activity | None
+
+    def as_data(self) -> dict[str, Any]:
+        """Nothing but what JSON knows."""
+        decision, done = self.decision, self.activity
+        padding = done.padding if done else None
+        return {
+            "label": decision.label,
+            "model_class": decision.model_class,
+            "applied": decision.applied,
+            "reason": decision.reason.value,
+            "line": decision.line,
+            "running": decision.running,
+            "optimum": decision.optimum,
+            "forwards": done.forwards if done else None,
+            "seconds": done.seconds if done else None,
+            "kernels": None
+            if done is None or done.kernels is None
+            else [
+                {"kernel": one.kernel, "why_not_flash": one.why_not_flash, "forwards": number}
+                for one, number in done.kernels.items()
+            ],
+            "padding": None
+            if padding is None
+            else {
+                "forwards": padding.forwards,
+                "trimmed": padding.trimmed,
+                "tokens_given": padding.tokens_given,
+                "tokens_computed": padding.tokens_computed,
+                "passed_through": {
+                    reason.value: number for reason, number in padding.passed_through.items()
+                },
+            },
+        }
+
+
+def what_was_done(model: dict[str, Any]) -> Iterator[str]:
+    """The numbers of one model (as in ``ModelStatus.as_data``) in words, a line each."""
+    padding = model["padding"]
+    forwards = model["forwards"]
+    if forwards is None and padding is not None:
+        forwards = padding["forwards"]
+    if forwards is not None:
+        seconds = model["seconds"]
+        yield f"{_number(forwards, 'forward')}" + (
+            "" if seconds is None else f", {seconds:.3f} s of host time"
+        )
+    if padding is not None and padding["forwards"]:
+        given, computed = padding["tokens_given"], padding["tokens_computed"]
+        yield f"{_number(given, 'token')} given, {computed:,} computed"
+        for reason, number in padding["passed_through"].items():
+            yield f"{_number(number, 'forward')} passed through: {reason}"
+    for one in model["kernels"] or ():
+        why = f" ({one['why_not_flash']})" if one["why_not_flash"] else ""
+        yield f"kernel {one['kernel']}{why} in {_number(one['forwards'], 'forward')} looked into"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True)
 class Status:
     """``active``: whether the hooks are in place. ``mode``: ``off``, ``on`` or ``auto``.
 
-    ``decisions``: one for each model seen, oldest first (the last 1,000).
+    ``models``: one for each decision, oldest first (the last 1,000).
     """
 
     active: bool
     mode: str
-    decisions: tuple[Decision, ...]
+    models: tuple[ModelStatus, ...]
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """What was decided, model by model."""
+        return tuple(model.decision for model in self.models)
 
     def __repr__(self) -> str:
-        head = f"sitecustomize_bt: {'active' if self.active else 'not active'}, mode {self.mode}"
-        return "\n".join((head, *(f"  {decision.line}" for decision in self.decisions)))
+        lines = [f"sitecustomize_bt: {'active' if self.active else 'not active'}, mode {self.mode}"]
+        for model in self.models:
+            lines.append(f"  {model.decision.line}")
+            lines += [f"    {line}" for line in what_was_done(model.as_data())]
+        return "\n".join(lines)
+
+
+def models() -> tuple[ModelStatus, ...]:
+    """Every decision of this process that is kept, and what came of it."""
+    return tuple(ModelStatus(one, activity.of(one)) for one in narrator.decisions())

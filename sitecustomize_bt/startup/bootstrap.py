@@ -8,8 +8,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
 
-_complaints: set[str] = set()
-
 
 def main() -> None:
     """Gate, then wait for the host's libraries. Never raises, whatever happens."""
@@ -48,12 +46,11 @@ def _hook(name: str) -> ModuleType:
 
 
 def _complain(what: str, error: BaseException) -> None:
-    # report.console is behind the gate; this must work when nothing else does.
-    try:
-        message = str(error).partition("\n")[0]
-        text = f"sitecustomize_bt: {what} and was skipped ({type(error).__name__}: {message})"
-        if text not in _complaints:  # a venv runs the .pth line twice
-            _complaints.add(text)
-            sys.stderr.write(ascii(text)[1:-1] + "\n")
-    except Exception:  # no usable stderr: there is nowhere left to say it
+    try:  # this must work when nothing else does
+        from . import stderr
+
+        why = stderr.sentence(error)
+        if stderr.is_news(what, why):
+            stderr.write(ascii(f"sitecustomize_bt: {what} and was skipped ({why})")[1:-1])
+    except Exception:  # whatever is wrong with us, there is nowhere left to say it
         return

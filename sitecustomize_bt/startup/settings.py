@@ -22,6 +22,7 @@ BACKENDS = "FRAMEPACK_BETTERTRANSFORMER_BACKENDS"
 FORCE = "FRAMEPACK_BETTERTRANSFORMER_FORCE"
 PADDING = "FRAMEPACK_BETTERTRANSFORMER_PADDING"
 OFFLOAD = "FRAMEPACK_BETTERTRANSFORMER_OFFLOAD"
+REPORT = "FRAMEPACK_BETTERTRANSFORMER_REPORT"
 
 DISABLE_FLAG = "--disable-bettertransformer"
 FAST_START_FLAG = "--fast-start"
@@ -33,6 +34,9 @@ AUTO_WORDS = ("auto",)
 LOG_LEVELS = ("silent", "warning", "info", "debug")
 OFFLOAD_POLICIES = ("skip", "keep")
 BACKEND_NAMES = ("flash", "efficient", "math", "cudnn")
+
+# Which of several workers this is, as torchrun and accelerate launch, MPI and Slurm say it.
+RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 
 _SHOWN_LENGTH = 40
 
@@ -48,7 +52,10 @@ class Settings:
     ``force``: try library versions that are not known to work as well.
     ``is_demo``: the running script is one of FramePack's ``demo_gradio*.py``.
     ``offload``: one of OFFLOAD_POLICIES.
-    ``log``: one of LOG_LEVELS. ``backends``: names from BACKEND_NAMES, or None for the default.
+    ``rank``: which worker of a distributed run this is; 0 where nobody says so.
+    ``report``: the file or folder that a report is written to at exit; empty for none.
+    ``log``: one of LOG_LEVELS; by default workers of a rank above 0 say no more than warnings.
+    ``backends``: names from BACKEND_NAMES, or None for the default.
     ``warnings``: one sentence for each value that was not understood.
     """
 
@@ -64,6 +71,8 @@ class Settings:
         "mode_given",
         "offload",
         "padding",
+        "rank",
+        "report",
         "spawned",
         "warnings",
     )
@@ -78,6 +87,8 @@ class Settings:
         self.memory_v2 = False
         self.is_demo = False
         self.spawned = False
+        self.rank = 0
+        self.report = ""
         self.log = "info"
         self.offload = "skip"
         self.backends: tuple[str, ...] | None = None
@@ -129,7 +140,9 @@ def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -
     else:
         found.mode = unset
 
-    found.log = _one_of(environ, LOG, LOG_LEVELS, "info", warnings)
+    found.rank = _rank(environ)
+    found.report = environ.get(REPORT, "").strip()
+    found.log = _one_of(environ, LOG, LOG_LEVELS, "warning" if found.rank else "info", warnings)
     found.offload = _one_of(environ, OFFLOAD, OFFLOAD_POLICIES, "skip", warnings)
     found.padding = _switch(environ, PADDING, "1", warnings)
     found.force = _switch(environ, FORCE, "0", warnings)
@@ -152,6 +165,12 @@ def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -
 def from_process(unset: Mode = "off") -> Settings:
     """Settings of the running process; ``unset`` as for ``read``."""
     return read(os.environ, getattr(sys, "argv", [""]), unset)
+
+
+def _rank(environ: Mapping[str, str]) -> int:
+    words = (environ.get(name, "").strip() for name in RANKS)
+    # isdecimal() alone takes digits of any script, and any number of them.
+    return next((int(word[:9]) for word in words if word.isascii() and word.isdecimal()), 0)
 
 
 def _word(environ: Mapping[str, str], name: str) -> str:

@@ -1,0 +1,105 @@
+"""The report that is written at exit, where the host asked for one: a file for each process."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from typing import Any
+
+from ..startup.settings import REPORT, Settings
+from . import console
+
+SCHEMA = "sitecustomize-bt/report"
+VERSION = 1
+
+_LIBRARIES = ("torch", "transformers", "accelerate", "diffusers")
+
+_lock = threading.Lock()
+_registered = False
+_started = time.time()
+
+
+def write_at_exit(settings: Settings) -> None:
+    """Write the report of this process when it ends, if ``settings`` ask for one.
+
+    Not where a process ends without Python's exit handlers: killed, or a forked child of
+    multiprocessing.
+    """
+    global _registered  # noqa: PLW0603 - one process, one report
+    with _lock:
+        if settings.report and not _registered:
+            _registered = True
+            try:
+                # Not abspath(), which takes the slash off a folder's name.
+                folder = "" if os.path.isabs(settings.report) else os.getcwd()
+            except OSError as error:  # the folder is gone
+                console.fault(f"no report will be written to {REPORT}", error)
+                return
+            atexit.register(_write, settings, os.path.join(folder, settings.report))
+
+
+def _write(settings: Settings, wanted: str) -> None:
+    """Say one line if it cannot be written."""
+    temporary = ""
+    try:
+        path = _path(settings, wanted)
+        temporary = f"{path}.{os.getpid()}.part"
+        with open(temporary, "x", encoding="ascii") as file:
+            file.write(json.dumps(_report(settings), indent=1) + "\n")
+        os.replace(temporary, path)  # nobody ever reads half a report
+    except console.FAULTS as error:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        console.fault(f"no report was written to {REPORT}", error)
+
+
+def _path(settings: Settings, wanted: str) -> str:
+    """The file of this process: a folder holds one for each, a file's name is the first one's."""
+    if wanted.endswith(("/", os.sep)) or os.path.isdir(wanted):
+        os.makedirs(wanted, exist_ok=True)
+        return os.path.join(wanted, f"{platform.node()}-{os.getpid()}.json")
+    if settings.rank or _is_child():
+        stem, suffix = os.path.splitext(wanted)
+        return f"{stem}.{os.getpid()}{suffix}"
+    return wanted
+
+
+def _is_child() -> bool:
+    """Whether multiprocessing started this process."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    return multiprocessing is not None and multiprocessing.parent_process() is not None
+
+
+def _report(settings: Settings) -> dict[str, Any]:
+    # Behind torch, which the host has imported by now if there is anything to report.
+    from .. import __version__
+    from . import status
+
+    versions = {name: getattr(sys.modules.get(name), "__version__", None) for name in _LIBRARIES}
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "process": {
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "rank": settings.rank,
+            "program": os.path.basename(sys.argv[0]) if sys.argv else "",
+            "python": platform.python_version(),
+            "started": _stamp(_started),
+            "ended": _stamp(time.time()),
+        },
+        "mode": settings.mode,
+        "versions": {"sitecustomize_bt": __version__, **versions},
+        "models": [model.as_data() for model in status.models()],
+    }
+
+
+def _stamp(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

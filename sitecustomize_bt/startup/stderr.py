@@ -1,0 +1,51 @@
+"""Lines on stderr: never an exception, whatever the stream is, and nothing left in its buffer."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+_told: set[str] = set()
+
+_LONGEST = 300
+
+
+def write(text: str) -> None:
+    """Write ``text`` and a newline at once, so that threads and processes do not mix lines."""
+    try:
+        stream = sys.stderr
+        encoding = getattr(stream, "encoding", None) or "ascii"
+        data = (text + "\n").encode(encoding, "backslashreplace")
+        buffer = getattr(stream, "buffer", None)
+        if isinstance(buffer, io.BufferedWriter):
+            # Python ends with status 120 if it cannot flush stderr at its end. So nothing of ours
+            # goes into a buffer, where a full disk or a reader that has left would leave it.
+            stream.flush()
+            buffer.raw.write(data.replace(b"\n", os.linesep.encode()))
+        else:
+            stream.write(data.decode(encoding))
+            stream.flush()
+    except Exception:  # closed, broken or missing stderr: there is nowhere left to say it
+        return
+
+
+def sentence(error: BaseException) -> str:
+    """``error`` in one line, not a long one."""
+    try:
+        message = str(error).partition("\n")[0]
+    except (Exception, SystemExit):  # somebody else's class, whose own __str__ is broken
+        message = "it cannot say why"
+    shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
+    return f"{type(error).__name__}: {shown}"
+
+
+def is_news(what: str, why: str) -> bool:
+    """Whether this fault of ours deserves a line: neither part of it has been told before.
+
+    One cause may come up in every hook, one hook may fail for each model in other words, and a venv
+    runs the .pth line twice: one line is what the host bears.
+    """
+    news = _told.isdisjoint((what, why))
+    _told.update((what, why))
+    return news
