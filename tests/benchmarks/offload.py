@@ -4,17 +4,15 @@
     python tests/benchmarks/offload.py --device cuda --dtype float16 --layers 32
 
 LLaMA-3-8B's widths, 351 padded tokens, under accelerate's cpu_offload and disk_offload and under a
-swapper in the manner of FramePack's. Each row is paired in one run (see pairing.py).
+swapper in the manner of FramePack's. Each row is paired in one run (see cli/timing.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 os.environ["FRAMEPACK_BETTERTRANSFORMER_OFFLOAD"] = "keep"
@@ -24,12 +22,9 @@ import torch
 import transformers
 from accelerate.utils import PrefixedDataset
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from encoders import DTYPES, LLAMA, prompt
-from pairing import in_turns, show, surroundings
-
 import sitecustomize_bt
+from sitecustomize_bt.cli.shapes import DTYPES, LLAMA, prompt
+from sitecustomize_bt.cli.timing import in_turns, show, surroundings
 
 fetched = 0
 

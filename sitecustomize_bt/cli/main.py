@@ -1,0 +1,102 @@
+"""The parser, and what the outcome of a command becomes: text or JSON, and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from types import ModuleType
+
+from .. import __version__
+from ..startup import settings
+from . import bench, doctor, screen, status, verify
+from .outcome import FINDING, FINE, INTERRUPTED, WRONG_USE, FailedError, WrongUseError
+
+PROGRAM = "sitecustomize-bt"
+_STATUSES = "exit status: 0 fine, 1 a finding or a failure, 2 wrong use"
+
+# Each has HELP (a sentence), EXAMPLE (a command line), SCHEMA (the version of its JSON),
+# add_arguments(parser) and run(options) -> Outcome. None imports torch before it runs.
+COMMANDS: dict[str, ModuleType] = {
+    "doctor": doctor,
+    "status": status,
+    "verify": verify,
+    "bench": bench,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status (0 fine, 1 a finding, 2 wrong use)."""
+    ran_at_startup = f"{__package__.partition('.')[0]}.startup.bootstrap" in sys.modules
+    _stand_aside()
+    options = _parser().parse_args(argv)
+    options.ran_at_startup = ran_at_startup
+    command = COMMANDS[options.command]
+    try:
+        outcome = command.run(options)
+        if options.json:
+            head = {"schema": f"{PROGRAM}/{options.command}", "version": command.SCHEMA}
+            print(json.dumps({**head, **outcome.data}, indent=2))
+        else:
+            screen.show(outcome.blocks)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _say("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # `... | head` has read enough; Python would complain at exit
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FINE
+    except WrongUseError as error:
+        return _say(str(error), WRONG_USE, options.debug)
+    except FailedError as error:
+        return _say(str(error), FINDING, options.debug)
+    except Exception as error:
+        sentence = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        return _say(f"{sentence} (--debug shows where)", FINDING, options.debug)
+    return FINDING if outcome.finding else FINE
+
+
+def _say(sentence: str, status: int, debug: bool = False) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"{PROGRAM}: {sentence}", file=sys.stderr)
+    return status
+
+
+def _stand_aside() -> None:
+    """The hook may be on in this process as well, and is neither to act nor to speak here."""
+    from ..hooks import activation
+    from ..report import console
+
+    activation.deactivate()
+    console.set_level("silent")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Look into, check and measure what sitecustomize_bt does.",
+        epilog=(
+            f"Switched on by {settings.ENABLE}=1 in a program's environment.\n\n"
+            f"example:\n  {PROGRAM} doctor\n\n{_STATUSES}"
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(
+            name,
+            help=command.HELP,
+            description=command.HELP,
+            epilog=f"example:\n  {command.EXAMPLE}\n\n{_STATUSES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.add_argument("--json", action="store_true", help="print JSON (shape: see the README)")
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        command.add_arguments(sub)
+    return parser

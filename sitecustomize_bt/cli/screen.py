@@ -1,0 +1,136 @@
+"""Tables on stdout and progress on stderr: by rich where it is installed, in plain text else."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+from .outcome import Table
+
+WIDTH = 80
+_GAP = "  "
+
+
+def show(blocks: Sequence[Table | str]) -> None:
+    """Print ``blocks`` to stdout, with an empty line between two."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold what the console cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
+    for index, block in enumerate(blocks):
+        if index:
+            print()
+        if isinstance(block, str):
+            print("\n".join(_wrapped(line) for line in _shown(block).splitlines()))
+        else:
+            _show_table(_table_shown(block))
+
+
+def _table_shown(table: Table) -> Table:
+    rows = [tuple(map(_shown, row)) for row in table.rows]
+    return dataclasses.replace(table, title=_shown(table.title), rows=rows)
+
+
+def _shown(text: str) -> str:
+    # A report or a folder's name comes from anywhere: it is not to steer the terminal.
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+
+
+def _wrapped(line: str) -> str:
+    # A path stays in one piece, to be copied.
+    return textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _show_table(table: Table) -> None:
+    try:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table as RichTable
+    except ImportError:
+        _plain_table(table)
+        return
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    drawn = RichTable(
+        title=_literal(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+    )
+    for index, name in enumerate(table.columns):
+        # Folded: half a path is of no use to anybody.
+        side: Literal["left", "right"] = "right" if index in table.numbers else "left"
+        drawn.add_column(name, justify=side, overflow="fold")
+    for row in table.rows:
+        # As text: a path or a message may hold what rich takes for markup.
+        drawn.add_row(*(_literal(cell) for cell in row))
+    console.on_broken_pipe = _broken_pipe
+    console.print(drawn)
+
+
+def _broken_pipe() -> None:
+    # Where nobody reads on (`... | head`), rich would end the program itself, with status 1.
+    raise BrokenPipeError
+
+
+def _literal(cell: str) -> Text:
+    from rich.text import Text
+
+    return Text(cell)
+
+
+def _plain_table(table: Table) -> None:
+    lines = [tuple(table.columns), *(tuple(row) for row in table.rows)]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(table.columns))]
+    # The last column of text takes what is left of the width, and wraps.
+    last = len(widths) - 1
+    room = max(WIDTH - sum(widths[:last]) - len(_GAP) * last, 20)
+    print(table.title)
+    for line in lines:
+        cells = [
+            cell.rjust(width) if index in table.numbers else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(line[:last], widths, strict=False))
+        ]
+        wrapped = _wrap(line[last], room)
+        if last in table.numbers:
+            wrapped = [line[last].rjust(widths[last])]
+        indent = " " * (sum(widths[:last]) + len(_GAP) * last)
+        print(_GAP.join([*cells, wrapped[0]]).rstrip())
+        for rest in wrapped[1:]:
+            print(indent + rest)
+
+
+def _wrap(line: str, width: int) -> list[str]:
+    # A path or a command that is broken at its hyphens cannot be copied.
+    return textwrap.wrap(line, width, break_on_hyphens=False) or [""]
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
+    """``step(name)`` says on stderr, where that is a terminal, which of ``total`` steps begins."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    except ImportError:
+        done = 0
+
+        def step(name: str) -> None:
+            nonlocal done
+            done += 1
+            print(f"{what} {done}/{total}: {name}", file=sys.stderr)
+
+        yield step
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        begun = 0
+
+        def rich_step(name: str) -> None:
+            nonlocal begun
+            bar.update(task, description=f"{what}: {name}", completed=begun)
+            begun += 1
+
+        yield rich_step

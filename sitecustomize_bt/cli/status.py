@@ -1,0 +1,120 @@
+"""``status``: what the hook did in a program that has run, from its report file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ..report import file as report_file
+from ..startup.settings import ENABLE, REPORT
+from .outcome import FailedError, Outcome, Table, WrongUseError
+
+HELP = "Print what the hook did in a program that has run, from its report file."
+EXAMPLE = (
+    f"{ENABLE}=1 {REPORT}=report.json python demo_gradio.py\n  sitecustomize-bt status report.json"
+)
+SCHEMA = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What this command takes."""
+    parser.add_argument(
+        "path",
+        type=Path,
+        help=f"the file that {REPORT} named, or a folder of them (a file for each process)",
+    )
+
+
+def run(options: argparse.Namespace) -> Outcome:
+    """Read one report, or merge a folder of them.
+
+    JSON: ``reports``, as in the files, with ``path`` beside; ``unreadable``, a sentence for each
+    file of a folder that is no report; ``totals`` over all processes (``processes``, ``models``,
+    ``accelerated``, ``forwards``, ``tokens_given``, ``tokens_computed``). A finding: something is
+    unreadable, or no model was accelerated.
+    """
+    reports, unreadable = _read_all(options.path)
+    totals = _totals(reports)
+    blocks: list[Table | str] = [*map(_table, reports), *unreadable, _summary(totals)]
+    data = {"reports": reports, "unreadable": unreadable, "totals": totals}
+    return Outcome(bool(unreadable) or totals["accelerated"] == 0, data, blocks)
+
+
+def _read_all(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    if not path.exists():
+        raise WrongUseError(f"there is no {path}")
+    if not path.is_dir():
+        return [_read(path)], []
+    reports, unreadable = [], []
+    for file in sorted(path.glob("*.json")):
+        try:
+            reports.append(_read(file))
+        except FailedError as error:
+            unreadable.append(str(error))
+    if not reports and not unreadable:
+        raise WrongUseError(f"there is no report in {path}")
+    return reports, unreadable
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        problem = str(error).partition("\n")[0]
+        raise FailedError(f"{path} cannot be read as a report: {problem}") from error
+    if not isinstance(report, dict) or report.get("schema") != report_file.SCHEMA:
+        raise FailedError(f"{path} is not a report of this package")
+    if report.get("version") != report_file.VERSION:
+        raise FailedError(
+            f"{path} has version {report.get('version')!r} of the report's shape; "
+            f"this command reads version {report_file.VERSION}"
+        )
+    try:
+        _table(report)
+        _summary(_totals([report]))
+        json.dumps(report, allow_nan=False)  # Python reads NaN, which JSON does not know
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise FailedError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+    return {"path": str(path), **report}
+
+
+def _table(report: dict[str, Any]) -> Table:
+    from ..report.status import what_was_done
+
+    process, versions = report["process"], report["versions"]
+    libraries = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    title = (
+        f"{process['program'] or 'python'}, pid {process['pid']}, rank {process['rank']}, "
+        f"ended {process['ended']}\nmode {report['mode']}; {libraries}"
+    )
+    rows = [
+        (str(model["label"]), "\n".join((str(model["line"]), *what_was_done(model))))
+        for model in report["models"]
+    ]
+    return Table(title, ("model", "what was decided, and done"), rows or [("none was seen", "")])
+
+
+def _totals(reports: list[dict[str, Any]]) -> dict[str, int]:
+    models = [model for report in reports for model in report["models"]]
+    paddings = [model["padding"] for model in models if model["padding"]]
+    return {
+        "processes": len(reports),
+        "models": len(models),
+        "accelerated": sum(bool(model["applied"]) for model in models),
+        "forwards": sum(model["forwards"] or 0 for model in models),
+        "tokens_given": sum(padding["tokens_given"] for padding in paddings),
+        "tokens_computed": sum(padding["tokens_computed"] for padding in paddings),
+    }
+
+
+def _summary(totals: dict[str, int]) -> str:
+    given, computed = totals["tokens_given"], totals["tokens_computed"]
+    text = (
+        f"{totals['accelerated']} of {totals['models']} models accelerated "
+        f"in {totals['processes']} process{'' if totals['processes'] == 1 else 'es'}"
+    )
+    if given:
+        text += f"; {given:,} tokens given, {computed:,} computed ({computed / given:.0%})"
+    return text + "."

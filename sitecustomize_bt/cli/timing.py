@@ -1,0 +1,103 @@
+"""Paired timing: the variants take turns, and a ratio is taken within each turn."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+Variants = Mapping[str, Callable[[], object]]
+
+
+class Ratio(NamedTuple):
+    """How many times as fast one is as the other: minimum, median, maximum over the turns."""
+
+    low: float
+    middle: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds by variant, one entry a turn."""
+
+    seconds: Mapping[str, list[float]]
+
+    def median(self, name: str) -> float:
+        """Median seconds of one variant."""
+        return statistics.median(self.seconds[name])
+
+    def speedup(self, over: str, of: str) -> Ratio:
+        """How many times as fast ``of`` is as ``over``."""
+        pairs = zip(self.seconds[over], self.seconds[of], strict=True)
+        ratios = [before / after for before, after in pairs]
+        return Ratio(min(ratios), statistics.median(ratios), max(ratios))
+
+
+def synchronize() -> None:
+    """Wait for the GPU, where there is one in use."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def in_turns(variants: Variants, turns: int, warm_up: int = 1) -> Timings:
+    """Run every variant once a turn, in an order that moves on by one each turn."""
+    names = list(variants)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(-warm_up, turns):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            synchronize()
+            start = time.perf_counter()
+            variants[name]()
+            synchronize()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return Timings(seconds)
+
+
+def show(speedup: Ratio) -> str:
+    """``1.95x (1.90-2.01)``."""
+    return f"{speedup.middle:.2f}x ({speedup.low:.2f}-{speedup.high:.2f})"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a figure belongs to; as text, one line."""
+
+    when: str
+    device: str
+    device_name: str
+    threads: int
+    torch: str
+    transformers: str
+
+    def __str__(self) -> str:
+        threads = "" if self.device.startswith("cuda") else f", {self.threads} threads"
+        return (
+            f"{self.when}, {self.device_name}{threads}, "
+            f"torch {self.torch}, transformers {self.transformers}"
+        )
+
+
+def surroundings(device: str) -> Surroundings:
+    """Today, on ``device``."""
+    import torch
+    import transformers
+
+    return Surroundings(
+        when=time.strftime("%Y-%m-%d"),
+        device=device,
+        device_name=(
+            torch.cuda.get_device_name(device)
+            if device.startswith("cuda")
+            else f"{platform.machine()} CPU"
+        ),
+        threads=torch.get_num_threads(),
+        torch=str(torch.__version__),
+        transformers=transformers.__version__,
+    )
