@@ -57,8 +57,8 @@ rest()
 class Program:
     """What a host does with real models.
 
-    ``said``, ``applied``: as in Fault. ``before``: what it does before the hooks are installed. ``finalized``:
-    whether it matters how Python ends.
+    ``said``, ``applied``: as in Fault. ``before``: what it does before the hooks are
+    installed. ``finalized``: whether it matters how Python ends.
     """
 
     text: str

@@ -123,7 +123,9 @@ def test_the_pth_line(environ: dict[str, str], argv: list[str], ignored: bool) -
 PROBE = """
 import sys
 packages = [name.partition(".")[0] for name in sys.modules]
-print(packages.count("sitecustomize_bt") + packages.count("wrapt"), sum(type(finder).__name__ == "Trigger" for finder in sys.meta_path), sep=",")
+triggers = [finder for finder in sys.meta_path if type(finder).__name__ == "Trigger"]
+ours = packages.count("sitecustomize_bt") + packages.count("wrapt")
+print(ours, len(triggers), sep=",")
 """
 INTERPRETER = st.sampled_from(("-I", "-E", "-S", "-s", "-O", "-OO", "-B", "-Xutf8", "-Werror"))
 

@@ -8,9 +8,12 @@ import io
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .outcome import Table
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 WIDTH = 80
 _GAP = "  "

@@ -13,9 +13,9 @@ class _Bound(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]  # wrapt 1 h
     @property
     def __func__(self) -> Callable[..., Any]:
         """For another tool, which wraps a classmethod around it; wrapt's own leads past us."""
-        wrapper = self._self_parent
+        wrapper, method = self._self_parent, self.__wrapped__
 
-        @functools.wraps(self.__wrapped__.__func__)
+        @functools.wraps(getattr(method, "__func__"))  # noqa: B009 - wrapt's type has none
         def function(owner: type, *args: Any, **kwargs: Any) -> Any:
             return wrapper.__get__(None, owner)(*args, **kwargs)
 
