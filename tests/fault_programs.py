@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from faults import BANNER
+from faults import BANNER, REPORT
 
 # Real libraries, tiny models on disk under ``sys.argv[1]``.
 
@@ -58,7 +59,9 @@ class Program:
     """What a host does with real models.
 
     ``said``, ``applied``: as in Fault. ``before``: what it does before the hooks are
-    installed. ``finalized``: whether it matters how Python ends.
+    installed. ``finalized``: whether it matters how Python ends. ``planted``: what of ours raises
+    whenever it is called, as ``module:name``. ``arguments``: of the command line, and ``env``:
+    added to the environment.
     """
 
     text: str
@@ -67,6 +70,9 @@ class Program:
     before: str = ""
     status: int = 0
     finalized: bool = False
+    planted: str = ""
+    arguments: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 _INIT = """
@@ -347,5 +353,60 @@ PROGRAMS: dict[str, Program] = {
     ),
     "an exception that nobody catches": Program(
         "llama = LlamaModel.from_pretrained(LLAMA)\nllama('text')", status=1, finalized=True
+    ),
+}
+
+# Each way by which the host comes to us, with a fault in what it leads to: what is said about it,
+# and whether models are accelerated all the same.
+_WAYS_IN: dict[str, tuple[str, bool]] = {
+    # While Python starts, and while the libraries are imported.
+    "startup.settings:from_process": ("start-up failed and was skipped", False),
+    "startup.trigger:arm": ("start-up failed and was skipped", False),
+    "hooks.activation:activate": ("could not install its hooks", False),
+    "hooks.loading:_wrap_classes": ("patching transformers.models.", False),
+    "hooks.offloading:_guard_module": ("patching accelerate.big_modeling was skipped", True),
+    # In from_pretrained.
+    "encoders.load:Load.__init__": ("asking for SDPA was skipped", False),
+    "encoders.request:read": ("asking for SDPA was skipped", False),
+    "encoders.load:Load.finish": ("accelerating a loaded model was skipped", False),
+    "encoders.policy:decide": ("accelerating a loaded model was skipped", False),
+    "encoders.forward_hooks:HookPair.attach": ("accelerating a loaded model was skipped", False),
+    "report.narrator:Narrator.tell": ("accelerating a loaded model was skipped", False),
+    "report.narrator:Narrator._banner": ("a line about a model was skipped", False),
+    # In a forward, where what cannot be done is not done, without a word.
+    "encoders.padding_rules:decide": (BANNER, True),
+    "encoders.padding_counts:count": (BANNER, True),
+    "encoders.padding:_cut": (BANNER, True),
+    "encoders.padding_outputs:pad": (BANNER, True),
+    "encoders.kernels:_wanted": (BANNER, True),
+    "encoders.kernels:_Lease.__init__": (BANNER, True),
+    "encoders.kernels:_set": (BANNER, True),
+    "encoders.activity:Observer.suits": (BANNER, True),
+    "encoders.activity:Observer.enter": (BANNER, True),
+    # In a call that offloads.
+    "hooks.offloading:_release": ("looking out for cpu_offload was skipped", True),
+    "encoders.acceleration:release": ("looking out for cpu_offload was skipped", True),
+    # At the end.
+    "report.file:_report": (f"no report was written to {REPORT}", True),
+    "report.status:models": (f"no report was written to {REPORT}", True),
+}
+WAYS_IN: dict[str, Program] = {
+    **{
+        way: Program(EVERYTHING, said, applied, planted=way, env={REPORT: "/dev/null/report"})
+        if said.startswith("no report")
+        else Program(EVERYTHING, said, applied, planted=way)
+        for way, (said, applied) in _WAYS_IN.items()
+    },
+    "hooks.arguments:install": Program(
+        """
+        import argparse
+        parser = argparse.ArgumentParser()
+        parser.add_argument("folder")
+        parser.add_argument("--disable-bettertransformer", action="store_true")
+        print(parser.parse_args())
+        """,
+        said="start-up failed and was skipped",
+        planted="hooks.arguments:install",
+        arguments=("--disable-bettertransformer",),
     ),
 }

@@ -57,15 +57,32 @@ def become(asked: dict[str, Any]) -> None:
     sys.argv = ["host.py", *asked["args"]]
 
 
-def hook(package: str | None) -> None:
+def hook(package: str | None, planted: str) -> None:
     """Start this package as the .pth line does, if it is there, and fire its trigger."""
     if package:
         sys.path.insert(0, package)
+        if planted:
+            plant(planted)
         # Exceptions out of it are site.py's, which goes on.
         with contextlib.suppress(Exception):
             __import__("sitecustomize_bt.startup.bootstrap", fromlist=["main"]).main()
     # All the libraries are there. This one nobody has.
     importlib.util.find_spec("diffusers_helper")
+
+
+def plant(way: str) -> None:
+    """Let what ``module:name`` of ours names raise whenever it is called."""
+    module, _, name = way.partition(":")
+    *path, last = name.split(".")
+    holder = importlib.import_module(f"sitecustomize_bt.{module}")
+    for step in path:
+        holder = getattr(holder, step)
+
+    def raises(*_: Any, **__: Any) -> None:
+        raise RuntimeError("planted")
+
+    assert callable(getattr(holder, last))
+    setattr(holder, last, raises)
 
 
 asked = serve()
@@ -74,7 +91,7 @@ if asked is None:
 become(asked)
 space = {"__name__": "__main__"}
 exec(asked["before"], space)
-hook(asked["package"])
+hook(asked["package"], asked["planted"])
 exec(compile(asked["program"], "host.py", "exec"), space)
 if not asked["finalized"]:  # Python's own end takes five times as long as a program that ends well
     threading._shutdown()  # type: ignore[attr-defined]

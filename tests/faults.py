@@ -402,6 +402,30 @@ _HOST_FAULTS = {
     ),
 }
 
+# Python 3.13 has given the module its name without the xx.
+_SUBINTERPRETERS = """
+try: import _interpreters as sub
+except ImportError: import _xxsubinterpreters as sub
+program = '''
+import sys
+sys.path.insert(0, %r)
+from transformers.models.llama.modeling_llama import LlamaModel
+print(LlamaModel.from_pretrained(sys.path[0])([5]), flush=True)
+''' % sys.path[0]
+sys.stdout.flush()
+for _ in range(2):
+    made = sub.create()
+    print(sub.run_string(made, program))
+    sub.destroy(made)
+"""
+_INTERPRETER_FAULTS = {
+    "subinterpreters before the host's own load": Fault(BANNER, before=_SUBINTERPRETERS),
+    "subinterpreters after it": Fault(BANNER, after=_SUBINTERPRETERS),
+    "subinterpreters alone": Fault(
+        BANNER, before=_SUBINTERPRETERS + "sys.stdout.flush(); import os; os._exit(0)"
+    ),
+}
+
 _FLAG_FAULTS = {
     **{
         f"python {' '.join(flags)}": Fault(NOTHING, flags=flags)
@@ -503,6 +527,7 @@ FAULTS: dict[str, Fault] = {
     **_WRAPT_FAULTS,
     **_LIBRARY_FAULTS,
     **_HOST_FAULTS,
+    **_INTERPRETER_FAULTS,
     **_FLAG_FAULTS,
     **_MACHINE_FAULTS,
 }

@@ -25,7 +25,7 @@ import faults
 import pytest
 import venvs
 from conftest import ROOT
-from fault_programs import PROGRAMS, REAL, Program
+from fault_programs import PROGRAMS, REAL, WAYS_IN, Program
 from faults import (
     BENDS,
     ENABLE,
@@ -205,9 +205,7 @@ class Server:
             text=True,
         )
 
-    def run(
-        self, program: Program, package: Path | None, env: dict[str, str] | None = None
-    ) -> Done:
+    def run(self, program: Program, package: Path | None) -> Done:
         """``program`` in a process of its own, with the package in that folder, if any."""
         channels = {name: str(self._folder / name) for name in ("stdout", "stderr")}
         for path in channels.values():
@@ -218,8 +216,9 @@ class Server:
             "before": program.before,
             "finalized": program.finalized,
             "package": None if package is None else str(package),
-            "args": [str(self._models)],
-            "env": {ENABLE: "1", **(env or {})},
+            "planted": program.planted,
+            "args": [str(self._models), *program.arguments],
+            "env": {ENABLE: "1", **program.env},
         }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -251,9 +250,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", [*PROGRAMS, *WAYS_IN])
 def test_real_host_notices_nothing(name: str, server: Server, package: Path) -> None:
-    program = PROGRAMS[name]
+    program = {**PROGRAMS, **WAYS_IN}[name]
     without, with_us = server.run(program, None), server.run(program, package)
     assert without.returncode == program.status, without.stderr
     check(without, with_us, program.said, program.applied)

@@ -8,6 +8,7 @@ the first forward in saves the flags and the last one out restores them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterable
@@ -54,18 +55,21 @@ def ask_for(names: tuple[str, ...] | None) -> None:
 class _Lease:
     """One forward's claim on the flags, given up once."""
 
+    _held = False
+
     def __init__(self, wanted: dict[str, bool]) -> None:
         self._thread = threading.get_ident()
-        self._held = True
         with _lock:
             if not _leases:
                 _saved.clear()
                 _saved.update((name, get()) for name, (get, _) in _FLAGS.items())
             _leases.append(self._thread)
+            self._held = True
             _set(wanted)
 
     def give_up(self) -> None:
-        with _lock:
+        # Neither the end of the host's forward nor a finalizer is a place to fail in.
+        with contextlib.suppress(Exception), _lock:
             if self._held and self._thread in _leases:
                 self._held = False
                 _leases.remove(self._thread)

@@ -8,6 +8,7 @@ Whatever is not understood for certain is passed through untouched, and the reas
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +48,8 @@ def _before(
             replaced = tuple(cut.pop(name, None) for name in names[: len(args)]), cut
     except Exception:  # a fault of ours, or tensors that cannot be read: the host's call goes on
         verdict = Reason.NOT_UNDERSTOOD
-    padding_counts.count(module, values, verdict)
+    with contextlib.suppress(Exception):  # a count is not worth a forward
+        padding_counts.count(module, values, verdict)
     _running.push(module, trimmed)
     return replaced
 
