@@ -67,8 +67,10 @@ def collect(output: Any, case: Case, trimmed: bool) -> Outputs:
 
 
 def _tensors(output: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    from ..encoders.padding_outputs import CACHES
+
     for name, value in output.items():
-        if name == "past_key_values":
+        if name in CACHES:
             continue
         if isinstance(value, tuple):
             yield from ((f"{name}[{i}]", part) for i, part in enumerate(value) if part is not None)

@@ -9,6 +9,9 @@ import torch
 
 from . import padding_packing
 
+# As transformers names what it gives; "cache" from 5.24 on.
+CACHES = ("past_key_values", "cache")
+
 _STATES_DIMENSIONS = 3
 _CACHE_DIMENSIONS = 4
 
@@ -69,7 +72,7 @@ class _Padder:
                 states = list(output[name])
                 output[name] = ()  # so that nobody else holds them
                 output[name] = self._all_states(states, last, padded)
-            elif name == "past_key_values":
+            elif name in CACHES:
                 output[name] = self._cache(output[name])
             elif name != "last_hidden_state" and output[name] is not None:
                 raise NotUnderstoodError(name)

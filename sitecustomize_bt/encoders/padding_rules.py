@@ -11,14 +11,14 @@ import torch
 
 from . import padding_packing
 from .forward_hooks import ForwardHook
-from .padding_outputs import Window
+from .padding_outputs import CACHES, Window
 
 Values = dict[str, Any]  # a forward's arguments by name
 
 _FORWARD = ("transformers.models.llama.modeling_llama", "LlamaModel.forward")
 
 _READ = {
-    *("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds"),
+    *("input_ids", "attention_mask", "position_ids", *CACHES, "inputs_embeds"),
     *("use_cache", "output_attentions", "output_hidden_states", "return_dict", "cache_position"),
 }
 
@@ -170,7 +170,7 @@ def _why_not_asked(module: torch.nn.Module, values: Values) -> Reason | None:
         (Reason.NO_MASK, values.get("attention_mask") is None),
         (Reason.GRADIENTS, torch.is_grad_enabled()),
         (Reason.TRAINING, module.training),
-        (Reason.CACHE_PASSED, values.get("past_key_values") is not None),
+        (Reason.CACHE_PASSED, any(values.get(name) is not None for name in CACHES)),
         (Reason.CACHE_ASKED, values.get("use_cache") not in (None, False)),
         (Reason.OUTPUT_ATTENTIONS, bool(attentions)),
     )
