@@ -7,7 +7,7 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "apply", "install", "revert", "status", "uninstall"]
+__all__ = ["__version__", "apply", "forget", "install", "revert", "status", "uninstall"]
 
 
 def __getattr__(name: str) -> object:

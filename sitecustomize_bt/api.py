@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .encoders.policy import Decision
     from .report.status import Status
 
-__all__ = ["__version__", "apply", "install", "revert", "status", "uninstall"]
+__all__ = ["__version__", "apply", "forget", "install", "revert", "status", "uninstall"]
 
 
 def install() -> bool:
@@ -81,6 +81,17 @@ def revert(model: torch.nn.Module) -> bool:
     from .encoders import acceleration
 
     return acceleration.revert(model)
+
+
+def forget(model: torch.nn.Module) -> bool:
+    """Drop what encode reuse keeps of ``model``, after a change of it that nobody can see.
+
+    Such as what is written to a weight through ``.data`` or a numpy view. Returns whether anything
+    is kept of this model at all.
+    """
+    from .encoders import acceleration
+
+    return acceleration.forget(model)
 
 
 def status() -> Status:

@@ -22,6 +22,7 @@ from . import (
     policy,
     quantization,
     registry,
+    reuse,
     versions,
 )
 from .policy import Decision, Reason
@@ -29,7 +30,7 @@ from .request import Request
 
 # What may be attached to a model, in this order: the measured time is to hold the others, and the
 # backends' hooks must be the last to touch the arguments, because theirs carry the lease.
-_HOOKS = (activity.HOOKS, padding.HOOKS, kernels.HOOKS)
+_HOOKS = (activity.HOOKS, padding.HOOKS, reuse.HOOKS, kernels.HOOKS)
 
 
 @dataclass
@@ -136,8 +137,17 @@ def _attach(model: torch.nn.Module, applied: _Applied, settings: Settings) -> No
         activity.watch(model, applied.decision, measured=bool(settings.report))
         if applied.decision.skips_padding:
             padding.HOOKS.attach(model)
+        if applied.decision.reuses:
+            reuse.set_limit(settings.reuse)
+            reuse.HOOKS.attach(model)
+            activity.watch_reuse(model)
         kernels.HOOKS.attach(model)
         _applied[model] = applied
+
+
+def forget(model: torch.nn.Module) -> bool:
+    """Drop what encode reuse keeps of ``model``; whether it keeps anything of it at all."""
+    return isinstance(model, torch.nn.Module) and reuse.forget(model)
 
 
 def _not_registered(model: object) -> Decision:

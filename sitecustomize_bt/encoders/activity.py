@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
-from . import locks, padding_counts
+from . import locks, padding_counts, reuse
 from .forward_hooks import Frames, HookPair, is_compiling
 from .padding_counts import PaddingCounts
 from .policy import Decision
+from .reuse import ReuseCounts
 from .sdpa_choice import Choice, Observer
 
 # A long-lived host may load models without end.
@@ -30,13 +31,15 @@ _KEPT = 1000
 class Activity:
     """What one model has done.
 
-    ``padding``: what was skipped; None for a class whose padding is never skipped. The others are
-    None where they are not measured: ``forwards``; ``seconds``, host time inside of them (a GPU may
-    still be busy when a forward returns); ``kernels``, how many of the forwards that were looked
-    into (the 1st, 2nd, 4th, 8th, ...) took which kernel.
+    ``padding``: what was skipped; None for a class whose padding is never skipped. ``reuse``: what
+    was not computed again; None where nothing is reused. The others are None where they are not
+    measured: ``forwards``; ``seconds``, host time inside of them (a GPU may still be busy when a
+    forward returns); ``kernels``, how many of the forwards that were looked into (the 1st, 2nd,
+    4th, 8th, ...) took which kernel.
     """
 
     padding: PaddingCounts | None
+    reuse: ReuseCounts | None = None
     forwards: int | None = None
     seconds: float | None = None
     kernels: Mapping[Choice, int] | None = None
@@ -49,6 +52,7 @@ class _Record:
     decision: Decision
     padding: Callable[[], PaddingCounts] | None
     measured: bool
+    reuse: Callable[[], ReuseCounts] | None = None
     forwards: int = 0
     seconds: float = 0.0
     kernels: Counter[Choice] = field(default_factory=Counter)
@@ -70,6 +74,12 @@ def watch(model: torch.nn.Module, decision: Decision, *, measured: bool) -> None
         HOOKS.attach(model)
 
 
+def watch_reuse(model: torch.nn.Module) -> None:
+    """Keep what is reused of ``model`` as well, which is watched already."""
+    with _lock:
+        _by_model[model].reuse = reuse.counts(model)
+
+
 def of(decision: Decision) -> Activity | None:
     """What was done under ``decision`` (that very object); None if nothing is kept of it."""
     with _lock:
@@ -77,10 +87,11 @@ def of(decision: Decision) -> Activity | None:
         if record is None:
             return None
         padding = record.padding() if record.padding else None
+        reused = record.reuse() if record.reuse else None
         if not record.measured:
-            return Activity(padding)
+            return Activity(padding, reused)
         kernels = MappingProxyType(dict(record.kernels))
-        return Activity(padding, record.forwards, record.seconds, kernels)
+        return Activity(padding, reused, record.forwards, record.seconds, kernels)
 
 
 # Of each running forward: when it began, and what looks into it.

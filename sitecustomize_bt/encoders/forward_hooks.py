@@ -149,6 +149,10 @@ class Frames(threading.local, Generic[Kept]):
         """A forward of ``module`` begins."""
         self._frames.append((id(module), kept))
 
+    def innermost(self, module: torch.nn.Module) -> Kept | None:
+        """What was kept for the innermost forward of ``module``."""
+        return next((kept for key, kept in reversed(self._frames) if key == id(module)), None)
+
     def pop(self, module: torch.nn.Module) -> list[Kept]:
         """The innermost forward of ``module`` has ended: what was kept for it comes first.
 

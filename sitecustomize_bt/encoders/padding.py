@@ -21,7 +21,7 @@ from .padding_counts import counts
 from .padding_outputs import Window
 from .padding_rules import Reason, Values
 
-__all__ = ["HOOKS", "Reason", "counts"]
+__all__ = ["HOOKS", "Reason", "counts", "window_of"]
 
 _Given = Callable[[], tuple[list[Any], dict[str, Any]]]
 
@@ -74,6 +74,12 @@ def _after(
 
 
 HOOKS = HookPair(_before, _after)
+
+
+def window_of(module: torch.nn.Module) -> Window | None:
+    """What is computed of the forward of ``module`` that this thread is in, if that was cut."""
+    trimmed = _running.innermost(module)
+    return trimmed[0] if trimmed else None
 
 
 def _remembered(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Given:

@@ -97,18 +97,18 @@ def input_shape(values: Values) -> tuple[int, int] | None:
     """(batch, columns); None if the input is not of a known form."""
     name = source(values)
     tensor: Any = values.get(name or "")
-    if not _is_plain(tensor) or tensor.dim() != (3 if name == "inputs_embeds" else 2):
+    if not is_plain(tensor) or tensor.dim() != (3 if name == "inputs_embeds" else 2):
         return None
     return tensor.shape[0], tensor.shape[1]
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether it is a tensor, and not a fake, a distributed or anybody else's one."""
     return type(value) in (torch.Tensor, torch.nn.Parameter)
 
 
 def decide(module: torch.nn.Module, values: Values | None) -> Reason | Window:
-    if _is_traced():
+    if is_traced():
         return Reason.COMPILING
     if values is None:
         return Reason.NOT_UNDERSTOOD
@@ -116,10 +116,10 @@ def decide(module: torch.nn.Module, values: Values | None) -> Reason | Window:
     if reason is not None:
         return reason
     window = _window(values["attention_mask"], values.get("cache_position"))
-    return Reason.OBSERVED if isinstance(window, Window) and _is_observed(module) else window
+    return Reason.OBSERVED if isinstance(window, Window) and is_observed(module) else window
 
 
-def _is_observed(module: torch.nn.Module) -> bool:
+def is_observed(module: torch.nn.Module) -> bool:
     """Whether anybody but us, transformers and the offloaders looks into the forward.
 
     Every module is looked at in every forward that is cut, so this does without ``modules()``,
@@ -153,7 +153,8 @@ def _replaces_forward(part: torch.nn.Module) -> bool:
     return getattr(forward, "__func__", None) is not type(part).forward
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
+    """Whether what is done now goes into a graph."""
     return (
         torch.jit.is_tracing()
         or any(torch._C._get_dispatch_mode(mode) is not None for mode in _TRACING_MODES)
@@ -182,28 +183,30 @@ def _why_not_safe(module: torch.nn.Module, values: Values) -> Reason | None:
     if shape is None:
         return Reason.INPUTS
     mask, positions, cache = map(values.get, ("attention_mask", "position_ids", "cache_position"))
-    if not _has_shape(mask, shape):
+    if not has_shape(mask, shape):
         return Reason.MASK_FORM
     return _first(
         (Reason.EMPTY, 0 in shape),
         (
             Reason.POSITIONS,
-            positions is not None and not _has_shape(positions, shape, (1, shape[1])),
+            positions is not None and not has_shape(positions, shape, (1, shape[1])),
         ),
-        (Reason.POSITIONS, cache is not None and not _has_shape(cache, shape[1:])),
-        (Reason.MODEL, not _is_understood(module)),
+        (Reason.POSITIONS, cache is not None and not has_shape(cache, shape[1:])),
+        (Reason.MODEL, not is_understood(module)),
     )
 
 
-def _has_shape(tensor: Any, *shapes: tuple[int, ...]) -> bool:
-    return _is_plain(tensor) and tuple(tensor.shape) in shapes
+def has_shape(tensor: Any, *shapes: tuple[int, ...]) -> bool:
+    """Whether it is a plain tensor of one of these shapes."""
+    return is_plain(tensor) and tuple(tensor.shape) in shapes
 
 
 def _first(*reasons: tuple[Reason, bool]) -> Reason | None:
     return next((reason for reason, holds in reasons if holds), None)
 
 
-def _is_understood(module: torch.nn.Module) -> bool:
+def is_understood(module: torch.nn.Module) -> bool:
+    """Whether nothing in the config makes attention look at anything but all that went before."""
     config = module.config
     return (
         _plainly(config, "_attn_implementation", None) in _ATTENTIONS

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -38,6 +39,36 @@ def offloads(device_map: dict[str, Any]) -> bool:
     """Whether a ``device_map`` leaves weights where they are not computed with."""
     places = {str(place) for place in device_map.values()}
     return "disk" in places or (len(places) > 1 and bool(places & {"cpu", "meta"}))
+
+
+def fetches_weights(module: torch.nn.Module) -> bool:
+    """Whether accelerate fetches the module's own weights for each forward, from elsewhere."""
+    hooks = _accelerate_hooks(vars(module).get("_hf_hook"))
+    return any(getattr(hook, "offload", False) is True for hook in hooks)
+
+
+def weights_elsewhere(
+    modules: Iterable[torch.nn.Module],
+) -> tuple[list[dict[str, torch.Tensor]], set[str]]:
+    """The dicts of tensors and the files on disk that accelerate fetches weights from.
+
+    Raises LookupError where it fetches them from something else.
+    """
+    dicts: dict[int, dict[str, torch.Tensor]] = {}
+    paths: set[str] = set()
+    for module in modules:
+        for hook in _accelerate_hooks(vars(module).get("_hf_hook")):
+            source = getattr(hook, "weights_map", None)
+            source = getattr(source, "dataset", source)  # a PrefixedDataset looks into another
+            held = source if isinstance(source, dict) else getattr(source, "state_dict", None)
+            if isinstance(held, dict):
+                dicts[id(held)] = held
+            elif source is not None:
+                raise LookupError(f"weights come from a {type(source).__name__}")
+            folder = getattr(source, "save_folder", None) or ""
+            for name, entry in (getattr(source, "index", None) or {}).items():
+                paths.add(entry.get("safetensors_file") or os.path.join(folder, f"{name}.dat"))
+    return list(dicts.values()), paths
 
 
 def _places(device_map: dict[str, Any]) -> str:

@@ -41,6 +41,7 @@ class Decision:
     ``previous``: the implementation that was, or without us would have been, in force.
     ``optimum``: why optimum's BetterTransformer is not used, as a line; empty without optimum.
     ``skips_padding``: whether columns that are padding for the whole batch are not computed.
+    ``reuses``: whether what was computed once is not computed again.
     """
 
     label: str
@@ -51,6 +52,7 @@ class Decision:
     running: str = ""
     previous: str = ""
     skips_padding: bool = False
+    reuses: bool = False
     optimum: str = ""
 
     @property
@@ -144,6 +146,7 @@ def decide(settings: Settings, facts: Facts) -> Decision:
     return dataclasses.replace(
         decision,
         skips_padding=settings.padding and facts.encoder.skips_padding and facts.forward_known,
+        reuses=settings.reuse > 0 and facts.encoder.reuses,
     )
 
 

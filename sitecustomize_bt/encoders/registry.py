@@ -13,6 +13,7 @@ class Encoder:
     ``role`` is the name FramePack gives the model, or the class's own name.
     ``attention`` is the class whose instances do the attention; on transformers before 4.48 its
     subclasses are the implementations. ``skips_padding``: whether the padding skip is exact for it.
+    ``reuses``: whether encode reuse may stand in front of its calls.
     """
 
     module: str
@@ -21,6 +22,7 @@ class Encoder:
     attention: str
     role: str = ""
     skips_padding: bool = False
+    reuses: bool = True
 
     @property
     def label(self) -> str:
@@ -36,7 +38,7 @@ ENCODERS: tuple[Encoder, ...] = (
     Encoder(
         _LLAMA, "LlamaModel", "LLaMA", "LlamaAttention", role="text_encoder", skips_padding=True
     ),
-    Encoder(_LLAMA, "LlamaForCausalLM", "LLaMA", "LlamaAttention"),
+    Encoder(_LLAMA, "LlamaForCausalLM", "LLaMA", "LlamaAttention", reuses=False),
     Encoder(_CLIP, "CLIPTextModel", "CLIP", "CLIPAttention", role="text_encoder_2"),
     Encoder(_CLIP, "CLIPTextModelWithProjection", "CLIP", "CLIPAttention"),
     Encoder(_CLIP, "CLIPVisionModel", "CLIP", "CLIPAttention"),

@@ -7,7 +7,7 @@ from collections import deque
 
 from ..encoders import device
 from ..encoders.policy import Decision, Reason
-from ..startup.settings import Settings
+from ..startup.settings import SIZE_UNITS, Settings
 from . import console
 
 RULE = "=" * 80
@@ -23,6 +23,7 @@ EXPERIMENTAL = {
     ),
 }
 FAST_START = "Fast-start mode -> skipping BetterTransformer optimization"
+REUSE = "Encode reuse: nothing is encoded twice, up to {:,.0f} MB of host memory"
 MEMORY_V2 = "CRITICAL: BetterTransformer + memory_v2 backend detected"
 OFF_BY_DEFAULT = (
     "BetterTransformer optimization disabled by default (safe)\n"
@@ -61,6 +62,8 @@ class Narrator:
                     self._banner(settings)
                 if decision.reason is Reason.MEMORY_V2:
                     self._once(MEMORY_V2, "warning")
+                if decision.reuses:
+                    self._once(REUSE.format(settings.reuse / SIZE_UNITS["mb"]))
                 if decision.optimum:
                     self._once(decision.optimum)
                 level = "warning" if decision.reason in _WARNED else "info"

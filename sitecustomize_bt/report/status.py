@@ -23,6 +23,7 @@ class ModelStatus:
         """Nothing but what JSON knows."""
         decision, done = self.decision, self.activity
         padding = done.padding if done else None
+        reuse = done.reuse if done else None
         return {
             "label": decision.label,
             "model_class": decision.model_class,
@@ -50,6 +51,19 @@ class ModelStatus:
                     reason.value: number for reason, number in padding.passed_through.items()
                 },
             },
+            "reuse": None
+            if reuse is None
+            else {
+                "answered": reuse.answered,
+                "computed": reuse.computed,
+                "continued": reuse.continued,
+                "tokens_known": reuse.tokens_known,
+                "dropped": reuse.dropped,
+                "kept_bytes": reuse.kept_bytes,
+                "passed_through": {
+                    reason.value: number for reason, number in reuse.passed_through.items()
+                },
+            },
         }
 
 
@@ -69,9 +83,21 @@ def what_was_done(model: dict[str, Any]) -> Iterator[str]:
         yield f"{_number(given, 'token')} given, {computed:,} computed"
         for reason, number in padding["passed_through"].items():
             yield f"{_number(number, 'forward')} passed through: {reason}"
+    yield from _what_was_reused(model.get("reuse") or {})
     for one in model["kernels"] or ():
         why = f" ({one['why_not_flash']})" if one["why_not_flash"] else ""
         yield f"kernel {one['kernel']}{why} in {_number(one['forwards'], 'forward')} looked into"
+
+
+def _what_was_reused(reuse: dict[str, Any]) -> Iterator[str]:
+    if reuse.get("answered") or reuse.get("computed"):
+        answered = _number(reuse["answered"], "call")
+        yield f"{answered} answered as an exact repeat, {reuse['computed']:,} computed"
+        if reuse["continued"]:
+            known = _number(reuse["tokens_known"], "token")
+            yield f"{_number(reuse['continued'], 'forward')} went on from a prefix: {known} known"
+    for reason, number in reuse.get("passed_through", {}).items():
+        yield f"{_number(number, 'call')} not reused: {reason}"
 
 
 def _number(count: int, what: str) -> str:

@@ -23,6 +23,7 @@ FORCE = "FRAMEPACK_BETTERTRANSFORMER_FORCE"
 PADDING = "FRAMEPACK_BETTERTRANSFORMER_PADDING"
 OFFLOAD = "FRAMEPACK_BETTERTRANSFORMER_OFFLOAD"
 REPORT = "FRAMEPACK_BETTERTRANSFORMER_REPORT"
+REUSE = "FRAMEPACK_BETTERTRANSFORMER_REUSE"
 
 DISABLE_FLAG = "--disable-bettertransformer"
 FAST_START_FLAG = "--fast-start"
@@ -34,11 +35,21 @@ AUTO_WORDS = ("auto",)
 LOG_LEVELS = ("silent", "warning", "info", "debug")
 OFFLOAD_POLICIES = ("skip", "keep")
 BACKEND_NAMES = ("flash", "efficient", "math", "cudnn")
+SIZE_UNITS = {
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+REUSE_BYTES = 256 * SIZE_UNITS["mb"]
 
 # Which of several workers this is, as torchrun and accelerate launch, MPI and Slurm say it.
 RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 
 _SHOWN_LENGTH = 40
+_DIGITS = 15
 
 
 class Settings:
@@ -53,6 +64,7 @@ class Settings:
     ``is_demo``: the running script is one of FramePack's ``demo_gradio*.py``.
     ``offload``: one of OFFLOAD_POLICIES.
     ``rank``: which worker of a distributed run this is; 0 where nobody says so.
+    ``reuse``: bytes of host memory for encode reuse; 0 where it is off.
     ``report``: the file or folder that a report is written to at exit; empty for none.
     ``log``: one of LOG_LEVELS; by default workers of a rank above 0 say no more than warnings.
     ``backends``: names from BACKEND_NAMES, or None for the default.
@@ -73,6 +85,7 @@ class Settings:
         "padding",
         "rank",
         "report",
+        "reuse",
         "spawned",
         "warnings",
     )
@@ -89,6 +102,7 @@ class Settings:
         self.spawned = False
         self.rank = 0
         self.report = ""
+        self.reuse = 0
         self.log = "info"
         self.offload = "skip"
         self.backends: tuple[str, ...] | None = None
@@ -145,6 +159,7 @@ def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -
     found.log = _one_of(environ, LOG, LOG_LEVELS, "warning" if found.rank else "info", warnings)
     found.offload = _one_of(environ, OFFLOAD, OFFLOAD_POLICIES, "skip", warnings)
     found.padding = _switch(environ, PADDING, "1", warnings)
+    found.reuse = _reuse(environ, warnings)
     found.force = _switch(environ, FORCE, "0", warnings)
     found.fast_start = _switch(environ, FAST_START, "0", warnings) or FAST_START_FLAG in flags
     backends = _word(environ, BACKENDS)
@@ -192,6 +207,30 @@ def _one_of(
 
 def _switch(environ: Mapping[str, str], name: str, default: str, warnings: list[str]) -> bool:
     return _one_of(environ, name, (*ON_WORDS, *OFF_WORDS), default, warnings) in ON_WORDS
+
+
+def _reuse(environ: Mapping[str, str], warnings: list[str]) -> int:
+    word = _word(environ, REUSE)
+    if word in ON_WORDS:
+        return REUSE_BYTES
+    size = 0 if word in (*OFF_WORDS, "") else _size(word)
+    if size is None:
+        accepted = "/".join((*ON_WORDS, *OFF_WORDS)) + " or a size like 512MB"
+        warnings.append(_not_understood(REUSE, word, accepted, "nothing is reused"))
+    return size or 0
+
+
+def _size(word: str) -> int | None:
+    """Bytes; None if ``word`` is not a number with a unit."""
+    number = word.rstrip("abcdefghijklmnopqrstuvwxyz")
+    unit = SIZE_UNITS.get(word[len(number) :])
+    whole, _, part = number.strip().partition(".")
+    digits = whole + part
+    # isdecimal() alone takes digits of any script, and int() any number of them.
+    if unit is None or len(digits) > _DIGITS or not (digits.isascii() and digits.isdecimal()):
+        return None
+    tenths: int = 10 ** len(part)
+    return int(digits) * unit // tenths
 
 
 def _not_understood(name: str, word: str, accepted: str, consequence: str) -> str:
