@@ -23,7 +23,9 @@ from sitecustomize_bt.cli.bench_twins import Twins
 from sitecustomize_bt.cli.main import main
 from sitecustomize_bt.cli.outcome import FailedError, Outcome, Table
 from sitecustomize_bt.cli.timing import Timings, in_turns, show
-from sitecustomize_bt.encoders import attention
+from sitecustomize_bt.encoders import attention, padding_outputs
+from sitecustomize_bt.encoders.padding_outputs import NotUnderstoodError
+from sitecustomize_bt.encoders.padding_rules import Reason
 from sitecustomize_bt.encoders.registry import row_of
 
 TIMED = ("LlamaModel", "LlamaForCausalLM", "CLIPTextModel", "SiglipVisionModel", "SiglipTextModel")
@@ -256,6 +258,23 @@ def test_a_saved_dtype_is_kept(models: Path, tmp_path: Path) -> None:
     assert not outcome.finding
 
 
+def test_padding_that_is_computed_all_the_same_is_told(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A figure of a hook that has given up is not one of the hook."""
+
+    def pad(output: object, window: object) -> None:
+        raise NotUnderstoodError("as of a transformers that is not known here")
+
+    words = ["--models", str(models / "LlamaModel"), *SHORT]
+    assert [row["passed_through"] for row in run(*words).data["rows"]] == [[], []]
+    monkeypatch.setattr(padding_outputs, "pad", pad)
+    outcome = run(*words)
+    assert [row["passed_through"] for row in outcome.data["rows"]] == [[Reason.OUTPUT.value], []]
+    told = f"LlamaModel 9/40, float32: padding was computed all the same ({Reason.OUTPUT.value})."
+    assert told in str(outcome.blocks[-1])
+
+
 def test_reduced_widths_say_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--encoder", "clip", "--runs", "1"]) == 0
     printed = capsys.readouterr()
@@ -341,6 +360,7 @@ def a_row(component: str, **changes: Any) -> dict[str, Any]:
         "bound_over_default": None,
         "kernel": {"eager": "none", "default": "math", "accelerated": "flash"},
         "peak_bytes": None,
+        "passed_through": [],
     }
     return {**row, **changes}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import readme
+import transcripts
 from conftest import ROOT, Runner
 
 from sitecustomize_bt.cli import main
@@ -20,7 +22,7 @@ CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 def test_every_command_is_run_by_ci_or_here() -> None:
-    here = {"diffusers", "audit", "startup-cost"}
+    here = {"first-look", "diffusers", "audit", "startup-cost"}
     in_ci = set(re.findall(r"readme ([a-z-]+)\)", CI))
     assert set(readme.blocks("command")) == here | in_ci
 
@@ -32,6 +34,16 @@ def test_banner_is_as_shown(run_python: Runner, tmp_path: Path) -> None:
     shown = readme.blocks("output")["banner"].splitlines()
     # transformers 5 draws a progress bar between our lines.
     assert [line for line in done.stderr.splitlines() if line in shown] == shown
+
+
+def test_the_first_look_is_what_the_transcripts_show() -> None:
+    """Which test_transcripts.py runs."""
+    page = transcripts.PAGE.read_text(encoding="utf-8")
+    shown = [command for command, _ in transcripts.steps(page)]
+    lines = readme.blocks("command")["first-look"].replace("\\\n", "\0").splitlines()
+    for line in lines:
+        command = line.replace("\0", "\\\n").replace("bench.png", str(transcripts.PICTURE))
+        assert any(step.removesuffix(" > /dev/null") == command for step in shown)
 
 
 def test_audit_prints_both_files() -> None:
@@ -67,6 +79,32 @@ def test_every_flag_is_in_the_table() -> None:
     text = readme.README.read_text(encoding="utf-8")
     for flag in (settings.DISABLE_FLAG, settings.FAST_START_FLAG, settings.MEMORY_V2_FLAG):
         assert f"| `{flag}` |" in text
+
+
+def said() -> str:
+    """All text in the code; what is filled in shows as ``...``."""
+    found = []
+    for path in (ROOT / "sitecustomize_bt").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                parts = (getattr(part, "value", None) for part in node.values)
+                found.append("".join(p if isinstance(p, str) else "..." for p in parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(found)
+
+
+def test_every_symptom_is_something_that_is_said() -> None:
+    text = readme.README.read_text(encoding="utf-8").partition("## Troubleshooting\n")[2]
+    rows = text.partition("\n## ")[0].strip().splitlines()[2:]
+    symptoms = [part for row in rows for part in re.findall("`(.+?)`", row.split("|")[1])]
+    assert len(symptoms) > 15
+    from_others = {"sitecustomize-bt: command not found"}  # the shell's
+    words = said()
+    for symptom in set(symptoms) - from_others:
+        for part in symptom.split("..."):
+            assert part.strip(" :;=()") in words, symptom
 
 
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not on PATH")

@@ -202,7 +202,7 @@ def test_a_report_in_which_nothing_was_accelerated(
     assert "0 of 0 models accelerated" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("path", ["absent.json", "."])
+@pytest.mark.parametrize("path", ["absent.json", ".", ""])
 def test_no_report(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -211,7 +211,7 @@ def test_no_report(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["status", path]) == 2
-    assert "there is no" in capsys.readouterr().err
+    assert ("there is no" if path else "is empty") in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -562,6 +562,25 @@ def without_a_shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def with_a_header(header: str) -> Callable[[Path], None]:
+    """Two of the ways in which a safetensors file can be well-formed and none."""
+
+    def spoil(folder: Path) -> None:
+        data = len(header).to_bytes(8, "little") + header.encode()
+        (folder / "model.safetensors").write_bytes(data)
+
+    return spoil
+
+
+def with_an_odd_index(folder: Path) -> None:
+    weightless(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": [1]}')
+
+
+def nested(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+
+
 def of_another_shape(folder: Path) -> None:
     change(folder, hidden_size=64)
 
@@ -583,6 +602,10 @@ def unusable(folder: Path) -> None:
         (weightless, 2, "has a config.json and no weights"),
         (without_a_shard, 2, "lacks model-00001-of-00001.safetensors, which its index names"),
         (cut_short, 2, "model.safetensors is not a safetensors file: "),
+        (with_a_header("[]"), 2, "model.safetensors is not a safetensors file: "),
+        (with_a_header('{"a": null}'), 2, "model.safetensors is not a safetensors file: "),
+        (with_an_odd_index, 2, "index.json does not say where weights are"),
+        (nested, 2, "config.json cannot be read: "),
         (cut_later, 1, "cannot be loaded as LlamaModel: "),
         (of_another_shape, 1, "cannot be loaded as LlamaModel: "),
         (unusable, 1, "does not fit LlamaModel: "),
@@ -619,10 +642,15 @@ def test_an_option_that_does_not_fit(
 
 
 @pytest.mark.parametrize("words", [["--memory-limit", "much"], ["--dtype", "int8"], ["--other"]])
-def test_an_option_that_is_not_understood(verify: Verify, models: Path, words: list[str]) -> None:
+def test_an_option_that_is_not_understood(
+    models: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
     with pytest.raises(SystemExit) as raised:
-        verify(models / "LlamaModel", *words)
+        main(["verify", str(models / "LlamaModel"), *words])
     assert raised.value.code == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    assert words[0] in printed.err
 
 
 def test_a_file_is_no_folder(verify: Verify, models: Path) -> None:

@@ -79,8 +79,8 @@ def run(options: argparse.Namespace) -> Outcome:
     ``layers``, ``padded_to``, ``padding_side``), ``ms`` (median by variant: eager, default,
     accelerated; for LLaMA also bound, the default given only the real tokens), ``over_default``,
     ``over_eager``, ``bound_over_default`` (min, median and max of the turns' own ratios),
-    ``kernel`` (by variant) and ``peak_bytes`` (by variant, with ``--memory``; beyond what was
-    there before the forward).
+    ``kernel`` (by variant), ``peak_bytes`` (by variant, with ``--memory``; beyond what was there
+    before the forward) and ``passed_through`` (why padding was computed all the same; else empty).
 
     With ``--own-cost`` the ``rows`` are ``layers``, ``batch``, ``mask`` and ``us`` (q1, median,
     q3), and ``forwards`` takes the place of all from ``widths`` to ``plot``.

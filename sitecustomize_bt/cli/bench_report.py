@@ -74,7 +74,7 @@ def _times(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     cells = [
         (
             row["component"],
-            *(_number(row["ms"][name]) for name in ("eager", "default", "accelerated")),
+            *(number(row["ms"][name]) for name in ("eager", "default", "accelerated")),
             _ratio(row["over_default"]),
             _ratio(row["over_eager"]),
         )
@@ -121,10 +121,16 @@ def _peaks(rows: Sequence[dict[str, Any]]) -> Table:
 def _notes(data: dict[str, Any]) -> str:
     rows = data["rows"]
     phases = dict.fromkeys(f"{r['component']}: {r['what']}." for r in rows if r["encoder"] == "all")
+    computed = [
+        f"{row['component']}, {row['dtype']}: padding was computed all the same ({reason})."
+        for row in rows
+        for reason in row["passed_through"]
+    ]
     lines: Iterable[str] = (
         f"Medians of {turns(data['runs'])}, each of which runs all variants; "
         "a speed-up is the median of the turns' own (min-max).",
         *phases,
+        *computed,
         *(f"Left out: {sentence}." for sentence in data["left_out"]),
         surroundings(data),
         *([f"Drawn: {data['plot']}"] if data["plot"] else []),
@@ -132,7 +138,8 @@ def _notes(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Three digits of it, or all that stand before the point."""
     digits = 0 if value >= _BEFORE_100 else 1 if value >= _BEFORE_10 else 2
     return f"{value:.{digits}f}"
 

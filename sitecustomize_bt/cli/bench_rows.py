@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from ..encoders import padding_counts
 from . import bench_probe, shapes
 from .bench_sources import PICTURE, PROMPT, TEXT, Source
 from .bench_twins import Twins
@@ -45,12 +48,13 @@ class Facts:
 
 @dataclass(frozen=True)
 class Row:
-    """One row, measured."""
+    """One row, measured. ``passed_through``: why padding was computed all the same, if it was."""
 
     facts: Facts
     timings: Timings
     kernel: dict[str, str] = field(default_factory=dict)
     peak_bytes: dict[str, int] = field(default_factory=dict)
+    passed_through: tuple[str, ...] = ()
 
     def data(self) -> dict[str, Any]:
         """As JSON: see ``bench.run``."""
@@ -65,6 +69,7 @@ class Row:
             else None,
             "kernel": self.kernel or None,
             "peak_bytes": self.peak_bytes or None,
+            "passed_through": list(self.passed_through),
         }
 
 
@@ -155,9 +160,15 @@ class Plan:
             inputs = self._prompt(model, case)
             real = shapes.unpadded(inputs, case.real, case.side)
             step(facts.component)
-            yield self._measured(
+            before = _passed_through(twins)
+            row = self._measured(
                 facts, {**twins.forwards(inputs), BOUND: twins.forwards(real)["default"]}
             )
+            if source.row.skips_padding and case.real < padded:
+                row = dataclasses.replace(
+                    row, passed_through=tuple(_passed_through(twins) - before)
+                )
+            yield row
 
     def _measured(self, facts: Facts, variants: Variants) -> Row:
         timings = in_turns(variants, self._options.runs)
@@ -212,6 +223,12 @@ class Plan:
             dtype=_name(llama.default.dtype),
         )
         return Row(facts, in_turns({name: phase(name) for name in Twins.NAMES}, self._options.runs))
+
+
+def _passed_through(twins: Twins) -> Counter[str]:
+    """How often the accelerated one has computed all that it was given, by the reason."""
+    counted = padding_counts.counts(twins.accelerated).passed_through
+    return Counter({reason.value: number for reason, number in counted.items()})
 
 
 def _facts_of(source: Source, model: Any) -> Facts:

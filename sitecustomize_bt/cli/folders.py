@@ -160,7 +160,7 @@ def _parts(folder: Path) -> list[Path]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WrongUseError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise WrongUseError(f"{path} is not a JSON object")
@@ -215,6 +215,8 @@ def _weight_files(folder: Path) -> list[Path]:
             return [folder / name]
         if (folder / f"{name}.index.json").is_file():
             shards = _read(folder / f"{name}.index.json").get("weight_map") or {}
+            if not isinstance(shards, dict) or not all(type(s) is str for s in shards.values()):
+                raise WrongUseError(f"{folder / name}.index.json does not say where weights are")
             files = [folder / shard for shard in sorted(set(shards.values()))]
             missing = [file.name for file in files if not file.is_file()]
             if missing:
@@ -229,10 +231,13 @@ def _bytes_by_type(files: list[Path]) -> Counter[str]:
     for file in files:
         if file.suffix != ".safetensors":
             continue
-        for name, tensor in _header(file).items():
-            if name != "__metadata__":
+        header = _header(file)
+        try:
+            for tensor in (value for name, value in header.items() if name != "__metadata__"):
                 begin, end = tensor["data_offsets"]
                 sizes[tensor["dtype"]] += end - begin
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise WrongUseError(f"{file} is not a safetensors file: its header is odd") from error
     return sizes
 
 
@@ -245,5 +250,5 @@ def _header(file: Path) -> dict[str, Any]:
                 raise ValueError("its header is too long")
             header: dict[str, Any] = json.loads(opened.read(length))
             return header
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, ValueError, RecursionError, struct.error) as error:
         raise WrongUseError(f"{file} is not a safetensors file: {error}") from error

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from .. import __version__
 from ..startup import settings
@@ -76,8 +77,15 @@ def _stand_aside() -> None:
     console.set_level("silent")
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse's, but for the ten lines of usage that it puts before a sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG_USE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=PROGRAM,
         description="Look into, check and measure what sitecustomize_bt does.",
         epilog=(

@@ -22,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What this command takes."""
     parser.add_argument(
         "path",
-        type=Path,
         help=f"the file that {REPORT} named, or a folder of them (a file for each process)",
     )
 
@@ -35,7 +34,9 @@ def run(options: argparse.Namespace) -> Outcome:
     ``accelerated``, ``forwards``, ``tokens_given``, ``tokens_computed``). A finding: something is
     unreadable, or no model was accelerated.
     """
-    reports, unreadable = _read_all(options.path)
+    if not options.path:  # a shell's variable that is not set, and not the folder we are in
+        raise WrongUseError("the path of a report is empty")
+    reports, unreadable = _read_all(Path(options.path))
     totals = _totals(reports)
     blocks: list[Table | str] = [*map(_table, reports), *unreadable, _summary(totals)]
     data = {"reports": reports, "unreadable": unreadable, "totals": totals}

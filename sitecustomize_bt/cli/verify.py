@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> Outcome:
-    """Do it.
+    """Run each model accelerated, untouched and as a reference, and compare what they give.
 
     JSON: ``passed``; ``device``; ``models``, a list with for each: ``path``, ``class``, ``label``,
     ``dtype``, ``saved_dtype``, ``reference_dtype``, ``note``, ``passed``, ``rule``; ``applied``,

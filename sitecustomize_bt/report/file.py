@@ -78,6 +78,16 @@ def _is_child() -> bool:
 
 
 def _report(settings: Settings) -> dict[str, Any]:
+    """What one process did, written when it ends.
+
+    ``process`` (``pid``, ``host``, ``rank``, ``program``, ``python``, ``started``, ``ended``),
+    ``mode`` (off, on or auto), ``versions``, and ``models``, one for each decision: ``label``,
+    ``model_class``, ``applied``, ``reason``, ``line``, ``running`` (the attention implementation
+    read off the model), ``optimum`` (its answer), ``forwards``, ``seconds`` (of host time),
+    ``kernels`` (a list of ``kernel``, ``why_not_flash`` and ``forwards``) and ``padding``
+    (``forwards``, ``trimmed``, ``tokens_given``, ``tokens_computed`` and ``passed_through``, a
+    count by reason); null where it was not measured.
+    """
     # Behind torch, which the host has imported by now if there is anything to report.
     from .. import __version__
     from . import status
