@@ -310,7 +310,7 @@ def test_value_that_is_not_understood() -> None:
 
 def test_what_is_worth_knowing() -> None:
     variables = {"PADDING": "0", "OFFLOAD": "keep", "FORCE": "1", "LOG": "silent"}
-    variables |= {"BACKENDS": "math", "REPORT": "report.json"}
+    variables |= {"BACKENDS": "math", "REPORT": "report.json", "REUSE": "1"}
     named = {f"BETTERTRANSFORMER_{name}": value for name, value in variables.items()}
     notes = [check for check in switch(value="1", **named) if check.state is State.NOTE]
     assert len(notes) == len(variables)

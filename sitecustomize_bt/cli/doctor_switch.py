@@ -16,6 +16,7 @@ from ..startup.settings import (
     OFFLOAD,
     PADDING,
     REPORT,
+    REUSE,
     Settings,
 )
 from .doctor_check import Check, Section
@@ -25,6 +26,7 @@ _SECTION = Section("switch")
 # What is not as by default and worth knowing: is it so, the name, what it means.
 _NOTES: tuple[tuple[Callable[[Settings], bool], str, str], ...] = (
     (lambda s: not s.padding, "padding", f"{PADDING} keeps it from being skipped"),
+    (lambda s: bool(s.reuse), "reuse", f"{REUSE}: what was encoded before is not encoded again"),
     (
         lambda s: s.offload == "keep",
         "offload",
