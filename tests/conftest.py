@@ -23,7 +23,13 @@ Runner = Callable[..., subprocess.CompletedProcess[str]]
 
 def ours(stderr: str) -> list[str]:
     """The lines that this package wrote; libraries complain there about what they cannot load."""
-    marks = ("sitecustomize", "BETTERTRANSFORMER", "Enabled PyTorch SDPA", "Skipped ")
+    marks = (
+        "sitecustomize",
+        "BETTERTRANSFORMER",
+        "Enabled PyTorch SDPA",
+        "Skipped ",
+        "Encode reuse",
+    )
     return [line for line in stderr.splitlines() if line.startswith(marks)]
 
 

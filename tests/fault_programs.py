@@ -356,6 +356,8 @@ PROGRAMS: dict[str, Program] = {
     ),
 }
 
+_NO_REPORT = f"no report was written to {REPORT}"
+
 # Each way by which the host comes to us, with a fault in what it leads to: what is said about it,
 # and whether models are accelerated all the same.
 _WAYS_IN: dict[str, tuple[str, bool]] = {
@@ -381,22 +383,44 @@ _WAYS_IN: dict[str, tuple[str, bool]] = {
     "encoders.kernels:_wanted": (BANNER, True),
     "encoders.kernels:_Lease.__init__": (BANNER, True),
     "encoders.kernels:_set": (BANNER, True),
-    "encoders.activity:Observer.suits": (BANNER, True),
-    "encoders.activity:Observer.enter": (BANNER, True),
+    "encoders.activity:Observer.suits": (_NO_REPORT, True),
+    "encoders.activity:Observer.enter": (_NO_REPORT, True),
+    "encoders.activity:Observer.leave": (_NO_REPORT, True),
+    # With encode reuse, which is asked for.
+    "encoders.reuse:HOOKS.attach": ("accelerating a loaded model was skipped", False),
+    "encoders.reuse.inputs:key": (BANNER, True),
+    "encoders.reuse.call:Call._look": (BANNER, True),
+    "encoders.reuse.call:Call._keep": (BANNER, True),
+    "encoders.reuse.store:Shelf.get": (BANNER, True),
+    "encoders.reuse.store:Shelf.put": (BANNER, True),
+    "encoders.reuse.outputs:Freezer.freeze": (BANNER, True),
+    "encoders.reuse.outputs:thaw": (BANNER, True),
+    "encoders.reuse.prefix:_begin": (BANNER, True),
+    "encoders.reuse.prefix:_changed": (BANNER, True),
+    "encoders.reuse.state:State.__init__": (BANNER, True),
     # In a call that offloads.
     "hooks.offloading:_release": ("looking out for cpu_offload was skipped", True),
     "encoders.acceleration:release": ("looking out for cpu_offload was skipped", True),
     # At the end.
-    "report.file:_report": (f"no report was written to {REPORT}", True),
-    "report.status:models": (f"no report was written to {REPORT}", True),
+    "report.file:_report": (_NO_REPORT, True),
+    "report.status:models": (_NO_REPORT, True),
 }
+_ASKED_FOR = {
+    "encoders.reuse": {"FRAMEPACK_BETTERTRANSFORMER_REUSE": "1"},
+    "encoders.activity": {REPORT: "/dev/null/"},
+    "report.file": {REPORT: "/dev/null/"},
+    "report.status": {REPORT: "/dev/null/"},
+}
+
+
+def _planted(way: str) -> Program:
+    said, applied = _WAYS_IN[way]
+    asked = next((env for name, env in _ASKED_FOR.items() if way.startswith(name)), {})
+    return Program(EVERYTHING, said, applied, planted=way, env=asked)
+
+
 WAYS_IN: dict[str, Program] = {
-    **{
-        way: Program(EVERYTHING, said, applied, planted=way, env={REPORT: "/dev/null/report"})
-        if said.startswith("no report")
-        else Program(EVERYTHING, said, applied, planted=way)
-        for way, (said, applied) in _WAYS_IN.items()
-    },
+    **{way: _planted(way) for way in _WAYS_IN},
     "hooks.arguments:install": Program(
         """
         import argparse

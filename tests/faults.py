@@ -543,6 +543,17 @@ PLANTED_OTHERWISE: dict[str, Fault] = {
     # Not needed by a host that only loads models; the flag's is needed before all else.
     "api": Fault(BANNER),
     "hooks/arguments": Fault("planted", arguments=("--disable-bettertransformer",)),
+    # Opt-in, and not imported before.
+    **dict.fromkeys(
+        (
+            f"encoders/reuse/{name}"
+            for name in (
+                *("attributes", "call", "inputs", "outputs", "plan", "prefix", "state", "store"),
+                "tensors",
+            )
+        ),
+        Fault(BANNER),
+    ),
     # At exit, when models have long been accelerated.
     "report/status": replace(PLANTED, applied=True),
 }

@@ -19,7 +19,7 @@ import transformers
 from test_loading import NAMES, forward
 
 import sitecustomize_bt
-from sitecustomize_bt.encoders import attention
+from sitecustomize_bt.encoders import acceleration, attention, kernels
 from sitecustomize_bt.encoders.policy import Reason
 from sitecustomize_bt.encoders.registry import row_of
 
@@ -144,6 +144,26 @@ def test_who_looks_inside_sees_all_of_it(where: str) -> None:
     with torch.no_grad():
         model(input_ids=torch.ones_like(mask), attention_mask=mask)
     assert seen == [6]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_what_ends_half_way_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    name = "LlamaModel"
+    model = tiny.build(name) if chooses_class_when_built(name) else eager(name)
+    before, ran = configs(model), model.config._attn_implementation
+
+    def fail(_: object) -> None:
+        assert model._forward_hooks  # the others are there by then
+        raise error("half way")
+
+    monkeypatch.setattr(kernels.HOOKS, "attach", fail)
+    with pytest.raises(error, match="half way"):
+        sitecustomize_bt.apply(model)
+    assert not model._forward_hooks and not model._forward_pre_hooks
+    assert (configs(model), model.config._attn_implementation) == (before, ran)
+    assert acceleration.applied_to(model) is None
 
 
 @pytest.mark.parametrize("thing", [None, "model", [1]])

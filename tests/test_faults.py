@@ -49,7 +49,7 @@ BANNER_LINES = {
     narrator.TITLE,
     *narrator.EXPERIMENTAL["skip"].splitlines(),
 }
-DECISIONS = ("Enabled ", "Skipped ", "PyTorch SDPA not available")
+DECISIONS = ("Enabled ", "Skipped ", "PyTorch SDPA not available", "Encode reuse: ")
 LONGEST = 1000
 
 

@@ -152,6 +152,7 @@ STARTS = (
     *(line for text in narrator.EXPERIMENTAL.values() for line in text.splitlines()),
     *narrator.OFF_BY_DEFAULT.splitlines(),
     *(console.PREFIX, "optimum.bettertransformer is ", "Enabled PyTorch SDPA backend for text_enc"),
+    "Encode reuse: ",
     "Skipped text_encoder_2 (CLIP): the memory_v2 backend ",
 )
 

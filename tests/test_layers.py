@@ -163,7 +163,7 @@ def test_imports_are_seen() -> None:
     assert ("", ":api", True) in seen
     assert ("api", ":", False) in seen
     assert ("api", ":hooks.activation", False) in seen
-    assert ("hooks.ledger", "threading", False) in seen
+    assert ("encoders.locks", "threading", False) in seen
     assert ("startup.bootstrap", ":startup.settings", True) in seen
     assert ("startup.trigger", "_thread", False) in seen
     assert ("encoders.device", "torch", False) in seen

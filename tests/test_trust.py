@@ -366,7 +366,7 @@ def test_the_pth_line_says_all_that_it_does() -> None:
 # What runs in the host's process imports these. One more wants a thought about what it can do.
 IMPORTED = {
     *("__future__", "collections", "contextlib", "copy", "dataclasses", "enum", "functools"),
-    *("io", "types", "typing", "weakref"),
+    *("io", "itertools", "operator", "types", "typing", "weakref"),
     *("_thread", "atexit", "importlib", "inspect", "os", "platform", "sys", "threading", "time"),
     "argparse",  # patched for --disable-bettertransformer
     "ctypes",  # NVML, where torch is built for CUDA

@@ -133,16 +133,24 @@ def release(target: torch.nn.Module, taker: str) -> list[Decision]:
 
 def _attach(model: torch.nn.Module, applied: _Applied, settings: Settings) -> None:
     with _lock:
-        kernels.ask_for(settings.backends)
-        activity.watch(model, applied.decision, measured=bool(settings.report))
-        if applied.decision.skips_padding:
-            padding.HOOKS.attach(model)
-        if applied.decision.reuses:
-            reuse.set_limit(settings.reuse)
-            reuse.HOOKS.attach(model)
-            activity.watch_reuse(model)
-        kernels.HOOKS.attach(model)
         _applied[model] = applied
+        try:
+            _attach_hooks(model, applied.decision, settings)
+        except BaseException:  # Ctrl-C too: nothing is left on a model half way
+            revert(model)
+            raise
+
+
+def _attach_hooks(model: torch.nn.Module, decision: Decision, settings: Settings) -> None:
+    kernels.ask_for(settings.backends)
+    activity.watch(model, decision, measured=bool(settings.report))
+    if decision.skips_padding:
+        padding.HOOKS.attach(model)
+    if decision.reuses:
+        reuse.set_limit(settings.reuse)
+        reuse.HOOKS.attach(model)
+        activity.watch_reuse(model)
+    kernels.HOOKS.attach(model)
 
 
 def forget(model: torch.nn.Module) -> bool:
