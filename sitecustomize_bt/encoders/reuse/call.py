@@ -78,7 +78,7 @@ class Call:
         except inputs.CannotTellError:
             return Reason.ARGUMENTS
         kinds = tuple(dict.fromkeys(device.partition(":")[0] for device in state.devices))
-        context = state.devices, inputs.surroundings(kinds)
+        context = generation, state.devices, inputs.surroundings(kinds)
         key = arguments, context
         entry = self._shelf.get(key)
         if entry is not None:

@@ -91,24 +91,32 @@ class Freezer:
         return self._copies[id(tensor)][1]
 
 
-def thaw(frozen: Any, copies: dict[int, torch.Tensor] | None = None) -> Any:
-    """What was frozen, in new tensors."""
-    copies = {} if copies is None else copies
-    kind = type(frozen)
-    if kind is Held:
-        if id(frozen) not in copies:
-            copies[id(frozen)] = frozen.host.to(frozen.device, copy=True)
-        return copies[id(frozen)]
-    if kind in (tuple, list):
-        return kind(thaw(part, copies) for part in frozen)
-    if kind is _Instance:
+def thaw(frozen: Any, *, copy: bool = True) -> Any:
+    """What was frozen, in new tensors; without ``copy``, in those that are kept where they fit."""
+    return _Thawer(copy).thawed(frozen)
+
+
+class _Thawer:
+    def __init__(self, copy: bool) -> None:
+        self._copy = copy
+        self._made: dict[int, torch.Tensor] = {}
+
+    def thawed(self, frozen: Any) -> Any:
+        kind = type(frozen)
+        if kind is Held:
+            if id(frozen) not in self._made:
+                self._made[id(frozen)] = frozen.host.to(frozen.device, copy=self._copy)
+            return self._made[id(frozen)]
+        if kind in (tuple, list):
+            return kind(map(self.thawed, frozen))
+        if kind is not _Instance:
+            return frozen
         parts = frozen.parts
         if isinstance(parts, dict):
-            parts = {name: thaw(part, copies) for name, part in parts.items()}
+            parts = {name: self.thawed(part) for name, part in parts.items()}
         elif parts is not None:
-            parts = [(name, thaw(part, copies)) for name, part in parts]
+            parts = [(name, self.thawed(part)) for name, part in parts]
         return frozen.make(frozen.cls, parts)
-    return frozen
 
 
 def _mapping(cls: type, parts: Any) -> Any:

@@ -53,8 +53,10 @@ class Entry:
 
     def thaw(self) -> Any:
         """The output, in new tensors."""
-        output = thaw(self.output)
-        return output if self.window is None else padding_outputs.pad(output, self.window)
+        if self.window is None:
+            return thaw(self.output)
+        # Padding writes into new tensors, and so is a copy already.
+        return padding_outputs.pad(thaw(self.output, copy=False), self.window)
 
 
 class Plan:
