@@ -37,11 +37,11 @@ class Attributes:
         self._contents: list[tuple[Any, Any]] = []
         seen: set[int] = set()
         for index, (module, own) in enumerate(zip(modules, owns, strict=True)):
-            names = tuple(own.keys() - _OF_TORCH - _MARKS)
+            names = tuple(sorted(own.keys() - _OF_TORCH - _MARKS))
             if type(module) not in _NOTHING_TO_SAY and names:
                 # One name more, so that a tuple comes back even where there is one.
                 self._getters.append((index, operator.itemgetter("training", *names)))
-                self._names.append(tuple(sorted(names)))
+                self._names.append(names)
                 for name in names:
                     self._look_into(own[name], seen)
         self._values = self._now(owns)
