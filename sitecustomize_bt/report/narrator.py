@@ -51,6 +51,9 @@ class Narrator:
         """Keep ``decision`` and print what is to be said about it; raises nothing."""
         console.set_level(settings.log)
         with console.shielded("a line about a model"), self._lock:
+            # Threads that apply one model at once are all handed the one decision.
+            if any(decision is kept for kept in self._kept):
+                return
             self._kept.append(decision)
             if decision.reason is Reason.OFF:
                 if settings.tells_demo_users:
