@@ -131,10 +131,12 @@ def test_installed_and_gone_again(how: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
 
 
+COUNT = "import sys; print(sum(type(f).__name__ == 'Trigger' for f in sys.meta_path))"
+
+
 def armed(venv: Venv) -> str:
     """How many triggers a Python of ``venv`` has once it is up."""
-    program = "import sys; print(sum(type(f).__name__ == 'Trigger' for f in sys.meta_path))"
-    done = venv.run("-c", program, env=ON)
+    done = venv.run("-c", COUNT, env=ON)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -157,6 +159,33 @@ def test_upgrade_leaves_one_of_each(tmp_path: Path) -> None:
     assert not (venv.site_packages / "sitecustomize_bt" / "gone.py").exists()
     assert len(venv.installed()) == 2
     assert armed(venv) == "1\n"
+
+
+def test_two_versions_on_the_path(tmp_path: Path) -> None:
+    """Another one, with its own start-up files: the first on the path runs, once, and is whole."""
+    older = venvs.copy_sources(tmp_path / "older")
+    version = older / "sitecustomize_bt" / "__init__.py"
+    version.write_text(re.sub(r'"\d+\.\d+\.\d+"', '"0.0.1"', version.read_text()))
+    second = venvs.make(RUNNING, older)
+    venv = venvs.hooked(RUNNING).copy(tmp_path / "venv")
+    shown = "; import sitecustomize_bt; print(sitecustomize_bt.__version__)"
+    shown += "; print({m.__file__.rpartition('/sitecustomize_bt/')[0] for n, m in"
+    shown += " list(sys.modules.items()) if n.startswith('sitecustomize_bt.')} == {sys.argv[1]})"
+
+    def ask(where: Path, **env: str) -> str:
+        done = venv.run("-c", COUNT + shown, str(where), env={**ON, **env})
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    newest = metadata(venvs.wheel())["Version"]
+    # Behind it, as another site folder whose start-up files run too.
+    aside = venv.site_packages / "zz_second.pth"
+    aside.write_text(f"import site; site.addsitedir({str(second.site_packages)!r})\n")
+    assert ask(venv.site_packages) == f"1\n{newest}\nTrue\n"
+    aside.unlink()
+    # In front of it.
+    found = ask(second.site_packages, PYTHONPATH=str(second.site_packages))
+    assert found == "1\n0.0.1\nTrue\n"
 
 
 # wrapt, oldest and newest, with the real libraries.
