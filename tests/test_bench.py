@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import re
 import shutil
 import sys
 import time
@@ -18,7 +19,7 @@ import transformers
 from conftest import Runner, ours
 from PIL import Image
 
-from sitecustomize_bt.cli import bench, bench_cost, bench_probe, bench_report, plot
+from sitecustomize_bt.cli import bench, bench_cost, bench_probe, bench_report, plot, screen
 from sitecustomize_bt.cli.bench_twins import Twins
 from sitecustomize_bt.cli.main import main
 from sitecustomize_bt.cli.outcome import FailedError, Outcome, Table
@@ -402,7 +403,7 @@ def test_tables_show_the_figures_measured() -> None:
     assert isinstance(times, Table)
     assert isinstance(bounds, Table)
     assert isinstance(memory, Table)
-    over_default, over_eager = "7.77x (3.25-9.50)", "12.00x (11.00-13.00)"
+    over_default, over_eager = "7.77x (3.25-9.50)", "12.0x (11.0-13.0)"
     assert times.rows == [
         ("LLaMA 140/351", "1234", "77.8", "5.68", over_default, over_eager),
         ("CLIP text", "1234", "77.8", "5.68", over_default, over_eager),
@@ -411,6 +412,25 @@ def test_tables_show_the_figures_measured() -> None:
     assert memory.rows == [("CLIP text", "12.3", "2.0", "1.5", "")]
     assert "2031-02-03, NVIDIA H999, torch 9.8.7, transformers 6.5.4" in str(notes)
     assert "Left out: CLIPModel in x: why." in str(notes)
+
+
+@pytest.mark.parametrize("rich", [True, False])
+def test_tables_fit_a_screen(
+    rich: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not rich:
+        monkeypatch.setitem(sys.modules, "rich", None)
+    wide = {"min": 0.004, "median": 10.65, "max": 119.53}
+    rows = (a_prompt(140, over_default=wide), a_row("SiglipVisionModel", over_eager=wide))
+    screen.show(bench_report.blocks(data_of(*rows)))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= screen.WIDTH
+    # In columns, each in the line of its row; no name and no figure is broken.
+    row = next(line for line in lines if "SiglipVisionModel " in line)
+    assert re.split(" {2,}", row.strip()) == [
+        *("SiglipVisionModel", "1234", "77.8", "5.68", "7.77x", "10.7x")
+    ]
+    assert any(line.split() == ["(3.25-9.50)", "(0.00-120)"] for line in lines)
 
 
 def svg(path: Path, data: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ PAGE = transcripts.PAGE.read_text(encoding="utf-8")
 STEPS = list(transcripts.steps(PAGE))
 
 # A row of the doctor's table: the section (where it begins), the check, the mark.
-_CHECK = re.compile(r"^  (?:\S+)? +(\S+(?: \S+)?) +(?:ok|note|PROBLEM)  ", re.MULTILINE)
+_CHECK = re.compile(r"^(?:\S+)? {2,}(\S+(?: \S+)?) {2,}(?:ok|note|PROBLEM)  ", re.MULTILINE)
 
 # Their keys are names of variants, libraries and reasons.
 _MAPS = {"ms", "kernel", "peak_bytes", "versions", "passed_through"}

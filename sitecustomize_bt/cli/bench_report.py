@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .outcome import Table
-from .timing import Ratio, Surroundings, show
+from .timing import Ratio, Surroundings, number, show
 
-_BEFORE_100, _BEFORE_10 = 100, 10
 _MB = 10**6
 
 _WIDTHS = {
@@ -136,12 +135,6 @@ def _notes(data: dict[str, Any]) -> str:
         *([f"Drawn: {data['plot']}"] if data["plot"] else []),
     )
     return "\n".join(lines)
-
-
-def number(value: float) -> str:
-    """Three digits of it, or all that stand before the point."""
-    digits = 0 if value >= _BEFORE_100 else 1 if value >= _BEFORE_10 else 2
-    return f"{value:.{digits}f}"
 
 
 def _megabytes(value: int | None) -> str:

@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from . import bench_report
+from . import bench_report, timing
 from .outcome import FailedError, WrongUseError
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -107,7 +107,7 @@ def _times(axes: Any, rows: list[dict[str, Any]]) -> None:
         times = [row["ms"][variant] for row in rows]
         bars = axes.bar(places, times, width, color=colour, label=label)
         # A short forward beside a long one is a bar of no height.
-        axes.bar_label(bars, [bench_report.number(time) for time in times], padding=1, fontsize=7)
+        axes.bar_label(bars, [timing.number(time) for time in times], padding=1, fontsize=7)
     for place, row in enumerate(rows):
         ratio = row["over_default"]
         axes.annotate(

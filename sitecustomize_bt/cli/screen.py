@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 _GAP = "  "
+_WORD = 20  # what is longer may be broken
 
 
 def show(blocks: Sequence[Table | str]) -> None:
@@ -57,17 +59,45 @@ def _show_table(table: Table) -> None:
         return
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     drawn = RichTable(
-        title=_literal(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+        title=_literal(table.title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, len(_GAP) - 1, 0, 0),  # and the box's own line, which is a space
     )
-    for index, name in enumerate(table.columns):
+    widths = _widths(table, console.width - 1)  # the last column has its padding too
+    for index, (name, width) in enumerate(zip(table.columns, widths, strict=True)):
         # Folded: half a path is of no use to anybody.
         side: Literal["left", "right"] = "right" if index in table.numbers else "left"
-        drawn.add_column(name, justify=side, overflow="fold")
+        drawn.add_column(name, justify=side, overflow="fold", width=width)
     for row in table.rows:
         # As text: a path or a message may hold what rich takes for markup.
         drawn.add_row(*(_literal(cell) for cell in row))
     console.on_broken_pipe = _broken_pipe
     console.print(drawn)
+
+
+def _widths(table: Table, room: int) -> list[int]:
+    """How wide each column is: as it likes, but for the widest ones where ``room`` is short."""
+    by_column = list(zip(table.columns, *table.rows, strict=True))
+    widths = [max(map(_longest_line, cells)) for cells in by_column]
+    # No word is broken that is not a path or the like.
+    least = [min(max(map(_longest_word, cells)), _WORD) for cells in by_column]
+    while sum(widths) + len(_GAP) * (len(widths) - 1) > room:
+        wide = [index for index, width in enumerate(widths) if width > least[index]]
+        if not wide:
+            break
+        widths[max(wide, key=lambda index: widths[index])] -= 1
+    return widths
+
+
+def _longest_line(cell: str) -> int:
+    return max(map(len, cell.splitlines()), default=0)
+
+
+def _longest_word(cell: str) -> int:
+    return max(map(len, cell.split()), default=0)
 
 
 def _broken_pipe() -> None:
@@ -82,29 +112,24 @@ def _literal(cell: str) -> Text:
 
 
 def _plain_table(table: Table) -> None:
-    lines = [tuple(table.columns), *(tuple(row) for row in table.rows)]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(table.columns))]
-    # The last column of text takes what is left of the width, and wraps.
-    last = len(widths) - 1
-    room = max(WIDTH - sum(widths[:last]) - len(_GAP) * last, 20)
+    widths = _widths(table, WIDTH)
     print(table.title)
-    for line in lines:
-        cells = [
-            cell.rjust(width) if index in table.numbers else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(line[:last], widths, strict=False))
-        ]
-        wrapped = _wrap(line[last], room)
-        if last in table.numbers:
-            wrapped = [line[last].rjust(widths[last])]
-        indent = " " * (sum(widths[:last]) + len(_GAP) * last)
-        print(_GAP.join([*cells, wrapped[0]]).rstrip())
-        for rest in wrapped[1:]:
-            print(indent + rest)
+    for row in (table.columns, *table.rows):
+        cells = [_wrap(cell, width) for cell, width in zip(row, widths, strict=True)]
+        for parts in itertools.zip_longest(*cells, fillvalue=""):
+            aligned = (
+                part.rjust(width) if index in table.numbers else part.ljust(width)
+                for index, (part, width) in enumerate(zip(parts, widths, strict=True))
+            )
+            print(_GAP.join(aligned).rstrip())
 
 
-def _wrap(line: str, width: int) -> list[str]:
+def _wrap(cell: str, width: int) -> list[str]:
     # A path or a command that is broken at its hyphens cannot be copied.
-    return textwrap.wrap(line, width, break_on_hyphens=False) or [""]
+    wrapped = (
+        textwrap.wrap(line, width, break_on_hyphens=False) or [""] for line in cell.split("\n")
+    )
+    return [part for lines in wrapped for part in lines]
 
 
 @contextlib.contextmanager

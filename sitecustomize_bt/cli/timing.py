@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+_BEFORE_100, _BEFORE_10 = 100, 10
+
 Variants = Mapping[str, Callable[[], object]]
 
 
@@ -62,7 +64,13 @@ def in_turns(variants: Variants, turns: int, warm_up: int = 1) -> Timings:
 
 def show(speedup: Ratio) -> str:
     """``1.95x (1.90-2.01)``."""
-    return f"{speedup.middle:.2f}x ({speedup.low:.2f}-{speedup.high:.2f})"
+    return f"{number(speedup.middle)}x ({number(speedup.low)}-{number(speedup.high)})"
+
+
+def number(value: float) -> str:
+    """Three digits of it, or all that stand before the point."""
+    digits = 0 if value >= _BEFORE_100 else 1 if value >= _BEFORE_10 else 2
+    return f"{value:.{digits}f}"
 
 
 @dataclass(frozen=True)
