@@ -85,10 +85,14 @@ def _widths(table: Table, room: int) -> list[int]:
     # No word is broken that is not a path or the like.
     least = [min(max(map(_longest_word, cells)), _WORD) for cells in by_column]
     while sum(widths) + len(_GAP) * (len(widths) - 1) > room:
-        wide = [index for index, width in enumerate(widths) if width > least[index]]
-        if not wide:
+        widest = max((w for w, word in zip(widths, least, strict=True) if w > word), default=0)
+        if not widest:
             break
-        widths[max(wide, key=lambda index: widths[index])] -= 1
+        # Alike columns stay alike.
+        widths = [
+            width - (width == widest and width > word)
+            for width, word in zip(widths, least, strict=True)
+        ]
     return widths
 
 
