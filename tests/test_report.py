@@ -14,7 +14,8 @@ from conftest import ROOT, Runner, ours
 
 import sitecustomize_bt
 from sitecustomize_bt.cli.main import main
-from sitecustomize_bt.encoders import activity, sdpa_choice
+from sitecustomize_bt.encoders import activity, padding_outputs, sdpa_choice
+from sitecustomize_bt.encoders.padding_outputs import NotUnderstoodError
 from sitecustomize_bt.encoders.sdpa_choice import Choice
 from sitecustomize_bt.startup import settings
 
@@ -257,6 +258,29 @@ def test_without_a_report_tokens_are_counted_all_the_same() -> None:
     assert (done.padding.tokens_given, done.padding.tokens_computed) == (18, 10)
     assert (done.forwards, done.seconds, done.kernels) == (None, None, None)
     assert "1 forward\n    18 tokens given, 10 computed" in repr(sitecustomize_bt.status())
+
+
+def test_padding_that_is_computed_after_all_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a transformers that is not known here: its line has said ``no padding``."""
+    model = tiny.build("LlamaModel")
+    wanted = forward(model, PADDED).last_hidden_state[PADDED == 1]
+    sitecustomize_bt.apply(model)
+    assert "no padding" in capsys.readouterr().err
+
+    def pad(output: object, window: object) -> None:
+        raise NotUnderstoodError("an output of tomorrow")
+
+    monkeypatch.setattr(padding_outputs, "pad", pad)
+    found = [forward(model, PADDED).last_hidden_state for _ in range(3)]
+    line = (
+        "sitecustomize_bt: padding of LlamaModel is computed after all "
+        "(NotUnderstoodError: an output of tomorrow)\n"
+    )
+    assert capsys.readouterr().err == line
+    for states in found:
+        torch.testing.assert_close(states[PADDED == 1], wanted)
 
 
 def test_the_kernel_is_the_one_that_ran(measured: torch.nn.Module) -> None:

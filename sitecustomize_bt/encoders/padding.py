@@ -65,10 +65,10 @@ def _after(
     window, given = trimmed
     try:
         return padding_outputs.pad(output, window)
-    except Exception:
+    except Exception as error:
         # A transformers that we do not know. A wrong shape cannot be handed out, so the untouched
         # forward is run after all, and from now on no other.
-        padding_counts.give_up(module)
+        padding_counts.give_up(module, error)
         given_args, given_kwargs = given()
         return module.forward(*given_args, **given_kwargs)
 

@@ -66,6 +66,9 @@ class _Tally:
         )
 
 
+# Called with what is to be told and its cause. The report, which knows how, puts itself here.
+tellers: list[Callable[[str, Exception], None]] = []
+
 _lock = locks.new()
 _tallies: weakref.WeakKeyDictionary[torch.nn.Module, _Tally] = weakref.WeakKeyDictionary()
 
@@ -99,7 +102,11 @@ def given_up(module: torch.nn.Module) -> bool:
         return _tally(module).given_up
 
 
-def give_up(module: torch.nn.Module) -> None:
-    """Skip nothing of ``module`` from now on."""
+def give_up(module: torch.nn.Module, error: Exception) -> None:
+    """Skip nothing of ``module`` from now on, and tell that, which has been said to be skipped."""
     with _lock:
-        _tally(module).given_up = True
+        tally = _tally(module)
+        known, tally.given_up = tally.given_up, True
+    if not known:
+        for tell in tellers:
+            tell(f"padding of {type(module).__name__} is computed after all", error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from ..encoders import device
+from ..encoders import device, padding_counts
 from ..encoders.policy import Decision, Reason
 from ..startup.settings import SIZE_UNITS, Settings
 from . import console
@@ -90,3 +90,4 @@ class Narrator:
 _WARNED = frozenset({Reason.MEMORY_V2, Reason.OFFLOADED, Reason.NO_SDPA})
 
 narrator = Narrator()
+padding_counts.tellers.append(console.fault)
