@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--runs", type=int, default=5, metavar="N", help="timed turns (default: %(default)s)")
     add("--memory", action="store_true", help="peak memory of one forward as well")
     add("--plot", metavar="FILE", help="draw the table: .png, .svg or .pdf (needs matplotlib)")
+    add("--reuse", action="store_true", help="instead, what encode reuse brings")
     add("--own-cost", action="store_true", help="instead, the host time inside the hook itself")
 
 
@@ -83,7 +84,11 @@ def run(options: argparse.Namespace) -> Outcome:
     before the forward) and ``passed_through`` (why padding was computed all the same; else empty).
 
     With ``--own-cost`` the ``rows`` are ``layers``, ``batch``, ``mask`` and ``us`` (q1, median,
-    q3), and ``forwards`` takes the place of all from ``widths`` to ``plot``.
+    q3), and ``forwards`` takes the place of all from ``widths`` to ``plot``. With ``--reuse`` there
+    are ``layers`` (as given), ``check_us`` (host time to see that a LLaMA of 32 layers has not
+    changed) and no ``plot``, and the ``rows`` are ``component``, ``what``,
+    ``dtype``, ``ms`` (default, accelerated without reuse, reused), ``over_default`` and
+    ``over_accelerated``.
     """
     _check(options)
     target = plot.check(options.plot) if options.plot is not None else None
@@ -92,6 +97,8 @@ def run(options: argparse.Namespace) -> Outcome:
     with torch.no_grad():
         if options.own_cost:
             return _own_cost(options)
+        if options.reuse:
+            return _reuse(options)
         return _encoders(options, target)
 
 
@@ -99,8 +106,7 @@ def _encoders(options: argparse.Namespace, target: Path | None) -> Outcome:
     from .bench_rows import Plan
 
     sources, left_out = _sources(options)
-    own = None if options.models is not None else "float32"
-    plan = Plan(options, sources, list(dict.fromkeys(options.dtype or [own])))
+    plan = Plan(options, sources, _dtypes(options))
     with screen.progress("bench", plan.total) as step:
         rows = [row.data() for row in plan.measure(step)]
     data = {
@@ -115,6 +121,31 @@ def _encoders(options: argparse.Namespace, target: Path | None) -> Outcome:
     if target is not None:
         plot.draw(data, target)
     return Outcome(finding=False, data=data, blocks=bench_report.blocks(data))
+
+
+def _reuse(options: argparse.Namespace) -> Outcome:
+    from .bench_reuse import Plan, check_us
+
+    sources, left_out = _sources(options)
+    plan = Plan(options, sources, _dtypes(options))
+    with screen.progress("bench", plan.total) as step:
+        rows = [row.data() for row in plan.measure(step)]
+    data = {
+        **_head(options.device),
+        "widths": _widths(options),
+        "models": options.models,
+        "layers": options.layers,
+        "runs": options.runs,
+        "left_out": left_out,
+        "check_us": check_us(options.device),
+        "rows": rows,
+    }
+    return Outcome(finding=False, data=data, blocks=bench_report.reuse(data))
+
+
+def _dtypes(options: argparse.Namespace) -> list[str | None]:
+    own = None if options.models is not None else "float32"
+    return list(dict.fromkeys(options.dtype or [own]))
 
 
 def _own_cost(options: argparse.Namespace) -> Outcome:
@@ -172,6 +203,8 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.models is not None and options.layers is not None:
         raise WrongUseError("--layers: the models of --models have as many as they have")
+    if options.reuse and (options.plot or options.own_cost or options.memory):
+        raise WrongUseError("--reuse: takes no --plot, --memory or --own-cost")
     if options.own_cost and (options.plot or options.models or options.real_shapes):
         raise WrongUseError("--own-cost: takes no --plot, --models or --real-shapes")
     if not _DEVICE.fullmatch(options.device):

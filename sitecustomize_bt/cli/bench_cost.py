@@ -18,7 +18,7 @@ TOKENS = 64
 SIZES = ((2, 1), (8, 1), (32, 1), (2, 8))
 MASKS = ("no mask", "all ones", "padded")
 
-_TINY = {
+TINY_LLAMA = {
     "hidden_size": 32,
     "intermediate_size": 32,
     "num_attention_heads": 2,
@@ -32,7 +32,7 @@ def rows(device: str, step: Callable[[str], None]) -> list[dict[str, Any]]:
     """Microseconds for each size and mask: median and quartiles over FORWARDS forwards."""
     found = []
     for layers, batch in SIZES:
-        shape = Shape("LlamaModel", "LlamaConfig", {**_TINY, "num_hidden_layers": layers})
+        shape = Shape("LlamaModel", "LlamaConfig", {**TINY_LLAMA, "num_hidden_layers": layers})
         model = Twins(shape.build(device, torch.float32)).accelerated
         for mask in MASKS:
             step(f"{layers} layers, batch {batch}, {mask}")

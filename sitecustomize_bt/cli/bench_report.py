@@ -53,6 +53,36 @@ def own_cost(data: dict[str, Any]) -> list[Table | str]:
     return [table, surroundings(data)]
 
 
+def reuse(data: dict[str, Any]) -> list[Table | str]:
+    """The table of ``--reuse``."""
+    widths = _WIDTHS.get(data["widths"], f"Models of {data['models']}")
+    found: list[Table | str] = []
+    for dtype in dict.fromkeys(row["dtype"] for row in data["rows"]):
+        cells = [
+            (
+                row["component"],
+                *(number(row["ms"][name]) for name in ("default", "accelerated", "reused")),
+                _ratio(row["over_default"]),
+                _ratio(row["over_accelerated"]),
+            )
+            for row in data["rows"]
+            if row["dtype"] == dtype
+        ]
+        columns = (
+            *("component", "default", "accelerated", "reused"),
+            *("over default", "over accelerated"),
+        )
+        found.append(Table(f"Encode reuse: {widths}, {dtype}, ms", columns, cells, range(1, 6)))
+    lines = (
+        f"Medians of {turns(data['runs'])}, each of which runs all variants.",
+        *dict.fromkeys(f"{row['component']}: {row['what']}." for row in data["rows"]),
+        *(f"Left out: {sentence}." for sentence in data["left_out"]),
+        f"To see that a LLaMA of 32 layers has not changed takes {data['check_us']:.0f} us.",
+        surroundings(data),
+    )
+    return [*found, "\n".join(lines)]
+
+
 def surroundings(data: dict[str, Any]) -> str:
     """Where and with what it was measured, in a line."""
     names = (field.name for field in dataclasses.fields(Surroundings))

@@ -62,18 +62,17 @@ class Row:
         return {
             **vars(self.facts),
             "ms": {name: self.timings.median(name) * 1e3 for name in self.timings.seconds},
-            "over_default": _spread(self.timings.speedup("default", "accelerated")),
-            "over_eager": _spread(self.timings.speedup("eager", "accelerated")),
-            "bound_over_default": _spread(self.timings.speedup("default", BOUND))
-            if bound
-            else None,
+            "over_default": spread(self.timings.speedup("default", "accelerated")),
+            "over_eager": spread(self.timings.speedup("eager", "accelerated")),
+            "bound_over_default": spread(self.timings.speedup("default", BOUND)) if bound else None,
             "kernel": self.kernel or None,
             "peak_bytes": self.peak_bytes or None,
             "passed_through": list(self.passed_through),
         }
 
 
-def _spread(ratio: Ratio) -> dict[str, float]:
+def spread(ratio: Ratio) -> dict[str, float]:
+    """Of the turns, for JSON."""
     return {"min": ratio.low, "median": ratio.middle, "max": ratio.high}
 
 

@@ -26,8 +26,8 @@ class Twins:
         if row is None:
             raise FailedError(f"{type(default).__name__} is not accelerated")
         self.default = default
-        self.eager = _twin(default, row, "eager")
-        self.accelerated = _twin(default, row, attention.SDPA)
+        self.eager = twin(default, row, "eager")
+        self.accelerated = twin(default, row)
         decision = acceleration.apply_built(self.accelerated, settings.read(_ON, ()))
         if not decision.applied:
             raise FailedError(decision.line)
@@ -41,7 +41,8 @@ def _forward(model: Any, inputs: dict[str, Any]) -> Callable[[], object]:
     return lambda: model(**inputs)
 
 
-def _twin(model: Any, row: Encoder, implementation: str) -> Any:
+def twin(model: Any, row: Encoder, implementation: str = attention.SDPA) -> Any:
+    """Another model with the same parameters, that runs ``implementation``."""
     # What deepcopy finds in the memo it shares; the configs it copies.
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, shared)
