@@ -19,6 +19,7 @@ from test_padding_properties import cache_of, form, keys_and_values, states
 from torch.overrides import TorchFunctionMode
 from transformers.models.llama import modeling_llama
 
+from sitecustomize_bt.cli import bench_probe
 from sitecustomize_bt.encoders import padding, padding_outputs
 from sitecustomize_bt.encoders.forward_hooks import ForwardHook  # observers that are not seen
 from sitecustomize_bt.encoders.padding import Reason
@@ -239,6 +240,40 @@ def test_short_tensors_are_given_up_one_by_one(
         gc.enable()
     assert len(short) == 7
     assert max(alive) <= 2  # this one, and the last hidden state
+
+
+# A long prompt, of which a row keeps these columns.
+_LENGTH = 192
+KEPT: dict[str, list[tuple[int, int]]] = {
+    "a column less": [(0, _LENGTH - 1)],
+    "a column less, on the left": [(1, _LENGTH)],
+    "half": [(0, _LENGTH // 2)],
+    "ragged": [(0, _LENGTH - 1), (0, _LENGTH - 30)],
+    "packed": [(0, _LENGTH), (0, _LENGTH // 5)] * 2,
+}
+
+
+@pytest.mark.parametrize("kept", KEPT)
+@pytest.mark.parametrize("use_cache", [None, False])
+def test_peak_memory_is_no_higher(kept: str, use_cache: bool | None) -> None:
+    """Also where next to nothing is saved, and all that is given out is made anew."""
+    pair = Pair(hidden_size=256, intermediate_size=896, num_hidden_layers=4)
+    rows = KEPT[kept]
+    mask = torch.zeros(len(rows), _LENGTH, dtype=torch.long)
+    for row, (start, end) in enumerate(rows):
+        mask[row, start:end] = 1
+    call = {"input_ids": ids(len(rows), _LENGTH), "attention_mask": mask, "use_cache": use_cache}
+
+    def peak(model: Any) -> int:
+        def forward() -> None:
+            with torch.no_grad():
+                model(**call, output_hidden_states=True)
+
+        forward()  # what is made once
+        return bench_probe.peak_bytes(forward, "cpu")
+
+    assert peak(pair.hooked) <= peak(pair.plain)
+    assert padding.counts(pair.hooked).trimmed == 2
 
 
 # Attention

@@ -52,5 +52,5 @@ def _complain(what: str, error: BaseException) -> None:
         why = stderr.sentence(error)
         if stderr.is_news(what, why):
             stderr.write(ascii(f"sitecustomize_bt: {what} and was skipped ({why})")[1:-1])
-    except Exception:  # whatever is wrong with us, there is nowhere left to say it
+    except (Exception, SystemExit):  # whatever is wrong with us, nowhere is left to say it
         return
