@@ -97,6 +97,21 @@ def test_a_prefix_under_offloading(offloaded: Any) -> None:
     assert_same(kept(found, given), kept(run(untouched, given), given), 2e-5)
 
 
+@pytest.mark.parametrize("kind", ["block_level", "leaf_level"])
+def test_diffusers_group_offloading(kind: str) -> None:
+    """Weights are elsewhere after each forward, and the same."""
+    hooks = pytest.importorskip("diffusers.hooks")
+    model, untouched, given = tiny.build("LlamaModel"), tiny.build("LlamaModel"), prompt([1, 2])
+    blocks = {"num_blocks_per_group": 1} if kind == "block_level" else {}
+    hooks.apply_group_offloading(
+        model, onload_device=CPU, offload_device=CPU, offload_type=kind, **blocks
+    )
+    sitecustomize_bt.apply(model)
+    for _ in range(3):
+        assert_same(kept(run(model, given), given), kept(run(untouched, given), given), 2e-5)
+    assert counts(model).answered == 2
+
+
 def _hook_of(model: Any) -> Any:
     return model.norm._hf_hook
 

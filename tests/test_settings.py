@@ -24,6 +24,8 @@ from sitecustomize_bt.startup.settings import (
     PADDING,
     RANKS,
     REPORT,
+    REUSE,
+    REUSE_BYTES,
     Settings,
     from_process,
     read,
@@ -141,6 +143,35 @@ def test_every_word_of_the_others(
 @pytest.mark.parametrize("name", [name for name in VARIABLES if name != ENABLE])
 def test_blank_is_the_default(name: str) -> None:
     assert forms(read({ENABLE: "1", name: " "}, HOST)) == forms(read({ENABLE: "1"}, HOST))
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        *((word, REUSE_BYTES) for word in ("1", "true", "yes", "on", " On ")),
+        *((word, 0) for word in ("0", "false", "no", "off", "")),
+        ("512MB", 512_000_000),
+        ("512 mb", 512_000_000),
+        ("1.5GB", 1_500_000_000),
+        ("2GiB", 2**31),
+        ("64KiB", 65536),
+        ("0MB", 0),
+    ],
+)
+def test_reuse_is_a_switch_or_a_size(value: str, size: int) -> None:
+    found = read({ENABLE: "1", REUSE: value}, HOST)
+    assert (found.reuse, found.warnings) == (size, ())
+
+
+@pytest.mark.parametrize(
+    "value", ["512", "MB", "-1MB", "1e3MB", "1,5GB", "1.2.3GB", "9" * 99 + "GB"]
+)
+def test_no_size(value: str) -> None:
+    found = read({ENABLE: "1", REUSE: value}, HOST)
+    (warning,) = found.warnings
+    assert found.reuse == 0
+    assert warning.startswith(f"{REUSE}='{value[:20].lower()}")
+    assert warning.endswith("or a size like 512MB); nothing is reused")
 
 
 @pytest.mark.parametrize("name", [name for name in VARIABLES if name != REPORT])
