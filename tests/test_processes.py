@@ -43,7 +43,7 @@ import faulthandler, os, signal, sys, threading
 import torch, transformers
 import sitecustomize_bt, tiny
 from sitecustomize_bt.encoders.registry import ENCODERS
-faulthandler.dump_traceback_later(200, exit=True)
+faulthandler.dump_traceback_later(float(sys.argv[2]), exit=True)
 torch.set_num_threads(1)
 sys.setswitchinterval(1e-5)
 tokens, mask = torch.arange(3, 12).view(1, 9), torch.tensor([[1] * 6 + [0] * 3])
@@ -88,13 +88,14 @@ print(set(statuses))
 
 
 @posix
-@pytest.mark.parametrize("forks", [20, pytest.param(300, marks=pytest.mark.campaign)])
+@pytest.mark.parametrize("forks", [20, pytest.param(200, marks=pytest.mark.campaign)])
 def test_forked_while_threads_apply_and_run(run_python: Runner, tmp_path: Path, forks: int) -> None:
     """No child waits for a lock, or sees a flag, that a thread of its parent's had."""
     program = tmp_path / "busy.py"
     program.write_text(BUSY)
     env = {"PYTHONPATH": str(Path(__file__).parent), "FRAMEPACK_BETTERTRANSFORMER_LOG": "silent"}
-    done = run_python([str(program), str(forks)], env=env)
+    limit = 60 + 5 * forks
+    done = run_python([str(program), str(forks), str(limit)], env=env, timeout=limit + 60)
     assert (done.returncode, done.stdout) == (0, "{0}\n"), done.stderr
 
 
