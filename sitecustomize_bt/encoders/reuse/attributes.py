@@ -31,8 +31,8 @@ class Attributes:
         # The model's own namespace is asked for each time: whoever holds that keeps itself alive.
         self._others = owns[1:]
         self._lengths = list(map(len, owns))
-        self._getters: list[tuple[int, Callable[[Any], Any]]] = []
-        self._values: list[Any] = []
+        self._own_getter: Callable[[Any], Any] = _nothing
+        self._getters: list[tuple[Callable[[Any], Any], dict[str, Any]]] = []
         self._names: list[tuple[str, ...]] = []
         self._contents: list[tuple[Any, Any]] = []
         seen: set[int] = set()
@@ -40,18 +40,22 @@ class Attributes:
             names = tuple(sorted(own.keys() - _OF_TORCH - _MARKS))
             if type(module) not in _NOTHING_TO_SAY and names:
                 # One name more, so that a tuple comes back even where there is one.
-                self._getters.append((index, operator.itemgetter("training", *names)))
+                getter = operator.itemgetter("training", *names)
+                if index:
+                    self._getters.append((getter, own))
+                else:
+                    self._own_getter = getter
                 self._names.append(names)
                 for name in names:
                     self._look_into(own[name], seen)
-        self._values = self._now(owns)
+        self._values = self._now(owns[0])
 
     def same(self, model: torch.nn.Module) -> bool:
         """Whether nothing was set, added, taken away, or changed inside of a config or a list."""
-        owns = [vars(model), *self._others]
+        own = vars(model)
         return (
-            list(map(len, owns)) == self._lengths
-            and self._now(owns) == self._values
+            [len(own), *map(len, self._others)] == self._lengths
+            and self._now(own) == self._values
             and all(now == before for now, before in self._contents)
         )
 
@@ -63,8 +67,8 @@ class Attributes:
             and [before for _, before in self._contents] == [before for _, before in now._contents]
         )
 
-    def _now(self, owns: list[dict[str, Any]]) -> list[Any]:
-        return [get(owns[index]) for index, get in self._getters]
+    def _now(self, own: dict[str, Any]) -> list[Any]:
+        return [self._own_getter(own), *[get(others) for get, others in self._getters]]
 
     def _look_into(self, value: Any, seen: set[int]) -> None:
         """Keep a copy of what ``value`` holds, where that can change while it stays the same."""
@@ -79,6 +83,10 @@ class Attributes:
             for part in list(held.values()):
                 if type(part) not in _CONTAINERS:  # which are copied along
                     self._look_into(part, seen)
+
+
+def _nothing(own: Any) -> None:
+    """Of a model that says nothing of itself."""
 
 
 def _copied(held: Any) -> Any:

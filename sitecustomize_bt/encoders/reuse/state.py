@@ -37,14 +37,18 @@ class State:
         # Live views: what is there whenever they are read.
         views = [vars(module)["_modules"].values() for module in modules]
         self._children = [view for view in views if view]
-        self._known = [child and weakref.ref(child) for child in _flat(self._children)]
+        children = list(_flat(self._children))
+        self._known = [_no_child if child is None else weakref.ref(child) for child in children]
         self._types = list(map(type, self._now()))
-        self._hooks = [
+        hooks = [
             vars(module)[name]
             for module in modules
             for name in ("_forward_pre_hooks", "_forward_hooks")
         ]
-        self._hanging = self._hung()
+        # Nearly all of these dicts are empty, of which it is seen at once that they still are.
+        self._empty = [dictionary for dictionary in hooks if not dictionary]
+        self._hooks = [dictionary.values() for dictionary in hooks if dictionary]
+        self._hanging = list(_flat(self._hooks))
         self._type = type(model)
         self._classes = list({type(module) for module in modules})
         self._forwards = [cls.forward for cls in self._classes]
@@ -63,7 +67,8 @@ class State:
         """Whether nothing at all has changed."""
         try:
             return (
-                self._hung() == self._hanging
+                not any(self._empty)
+                and list(_flat(self._hooks)) == self._hanging
                 and self._has_the_same_modules()
                 and type(model) is self._type
                 and self._attributes.same(model)
@@ -90,20 +95,20 @@ class State:
         except Exception:
             return False
 
-    def _hung(self) -> list[object]:
-        # Nearly all of these dicts are empty, and are passed over quickly.
-        return list(_flat(hooks.values() for hooks in filter(None, self._hooks)))
-
     def _now(self) -> list[torch.nn.Module | None]:
         return list(_flat(self._children))
 
     def _has_the_same_modules(self) -> bool:
         now = self._now()
-        known = [reference and reference() for reference in self._known]
+        known = [reference() for reference in self._known]
         return now == known and list(map(type, now)) == self._types
 
     def _classes_and_forwards(self) -> dict[type, object]:
         return dict(zip(self._classes, self._forwards, strict=True))
+
+
+def _no_child() -> None:
+    """In the place of a weak reference to one."""
 
 
 def _unsuitable(model: torch.nn.Module) -> Reason | None:
