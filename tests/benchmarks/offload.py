@@ -4,7 +4,8 @@
     python tests/benchmarks/offload.py --device cuda --dtype float16 --layers 32
 
 LLaMA-3-8B's widths, 351 padded tokens, under accelerate's cpu_offload and disk_offload and under a
-swapper in the manner of FramePack's. Each row is paired in one run (see cli/timing.py).
+swapper in the manner of FramePack's; last, the same prompt again with encode reuse. Each row is
+paired in one run (see cli/timing.py).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from accelerate.utils import PrefixedDataset
 import sitecustomize_bt
 from sitecustomize_bt.cli.shapes import DTYPES, LLAMA, prompt
 from sitecustomize_bt.cli.timing import in_turns, show, surroundings
+from sitecustomize_bt.startup.settings import REUSE
 
 fetched = 0
 
@@ -98,11 +100,14 @@ def main() -> None:
             kept.load_state_dict(untouched.state_dict(), assign=True)
             offload(untouched, options.device, f"{folder}/untouched")
             offload(kept, options.device, f"{folder}/kept")
-            decision = sitecustomize_bt.apply(kept)
-            if not decision.applied:
-                raise SystemExit(decision.line)
-            for real in (140, 351):
+            for real, what in ((140, ""), (351, ""), (140, ", again")):
+                os.environ[REUSE] = "1GB" if what else "0"
+                sitecustomize_bt.revert(kept)
+                decision = sitecustomize_bt.apply(kept)
+                if not decision.applied:
+                    raise SystemExit(decision.line)
                 inputs = prompt(1, real, "right", options.device)
+                kept(**inputs)
                 variants = {
                     "untouched": lambda: untouched(**inputs),  # noqa: B023 - called at once
                     "kept": lambda: kept(**inputs),  # noqa: B023
@@ -112,7 +117,7 @@ def main() -> None:
                 cells = f"{megabytes['untouched']:>14.1f}{megabytes['kept']:>10.1f}"
                 cells += "{:>14.1f}{:>10.1f}".format(*(1e3 * timings.median(v) for v in variants))
                 speedup = show(timings.speedup("untouched", "kept"))
-                print(f"{f'{name}, {real} of 351 real':<42}{cells}  {speedup}", flush=True)
+                print(f"{f'{name}, {real} of 351 real{what}':<42}{cells}  {speedup}", flush=True)
 
 
 if __name__ == "__main__":
