@@ -2,7 +2,8 @@
 
 ``python tests/transcripts.py`` regenerates the page and its picture. Every line of a ``console``
 block that begins with ``$`` is run, in one folder, with this Python's environment; what follows it
-is replaced by its stdout. What ``--json`` prints is told by the code's own docstrings.
+is replaced by its stdout. What ``--json`` prints is told by the code's own docstrings, and
+``python tests/transcripts.py --shapes`` copies no more than those.
 """
 
 from __future__ import annotations
@@ -85,10 +86,18 @@ def regenerated(text: str, folder: Path) -> str:
         return "```console\n" + "".join(parts) + "```\n"
 
     text = _BLOCK.sub(block, text)
+    return with_shapes(text)
+
+
+def with_shapes(text: str) -> str:
+    """The page with the docstrings as they are."""
     return _SHAPES.sub(lambda found: f"{found[1]}{shapes()}{found[2]}", text)
 
 
 def main() -> None:
+    if sys.argv[1:] == ["--shapes"]:
+        PAGE.write_text(with_shapes(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+        return
     with tempfile.TemporaryDirectory() as parent:
         folder = folder_for(Path(parent))
         text = regenerated(PAGE.read_text(encoding="utf-8"), folder)
