@@ -53,6 +53,9 @@ def encode(model):
     with torch.no_grad(): return model(tokens, mask).last_hidden_state[0, :6]
 wanted = encode(tiny.build("LlamaModel"))
 shared = tiny.build("LlamaModel")
+# All is imported by now: Python itself never ends, in a child, an import that was under way.
+sitecustomize_bt.apply(shared); encode(shared); sitecustomize_bt.status()
+sitecustomize_bt.uninstall(); sitecustomize_bt.install()
 over = threading.Event()
 def work():
     while not over.is_set():
@@ -68,7 +71,9 @@ statuses = []
 for turn in range(int(sys.argv[1])):
     pid = os.fork()
     if pid == 0:
-        signal.alarm(60)  # a lock that nobody is there to let go of
+        # A lock that nobody is there to let go of: where it is waited for goes to stderr.
+        faulthandler.register(signal.SIGALRM, chain=True)
+        signal.alarm(60)
         over.set()
         assert not torch.backends.cuda.math_sdp_enabled(), "left as in a forward of another thread"
         sitecustomize_bt.install()

@@ -8,10 +8,10 @@ import json
 import os
 import platform
 import sys
-import threading
 import time
 from typing import Any
 
+from ..encoders import locks
 from ..startup.settings import REPORT, Settings
 from . import console
 
@@ -20,7 +20,7 @@ VERSION = 1
 
 _LIBRARIES = ("torch", "transformers", "accelerate", "diffusers")
 
-_lock = threading.Lock()
+_lock = locks.new()
 _registered = False
 _started = time.time()
 

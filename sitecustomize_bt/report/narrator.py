@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 
-from ..encoders import device, padding_counts
+from ..encoders import device, locks, padding_counts
 from ..encoders.policy import Decision, Reason
 from ..startup.settings import SIZE_UNITS, Settings
 from . import console
@@ -38,7 +37,7 @@ class Narrator:
     """Tells each thing once; one per process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = locks.new()
         self._told: set[str] = set()
         self._kept: deque[Decision] = deque(maxlen=_KEPT)
 
