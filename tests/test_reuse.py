@@ -420,6 +420,7 @@ def test_the_attention_is_switched() -> None:
 @pytest.mark.parametrize("how", ["autocast", "default dtype", "precision"])
 def test_other_settings_of_torch(how: str) -> None:
     model, untouched, given = applied(), tiny.build("LlamaModel"), prompt([1, 2, 3])
+    torch.set_float32_matmul_precision("highest")  # as it will be set back
     run(model, given)
 
     def otherwise(one: Any) -> Any:
@@ -482,9 +483,9 @@ def test_changed_by_another_thread_during_the_forward() -> None:
     change = ForwardHook(lambda *call: _in_place(model))
     model.layers[2].register_forward_pre_hook(change)
     sitecustomize_bt.apply(model)
-    run(model, given)
-    assert counts(model).passed_through[Reason.CHANGED] == 1
-    assert counts(model).kept_bytes == 0
+    for _ in range(3):
+        run(model, given)
+    assert (counts(model).answered, counts(model).dropped) == (0, 2)
 
 
 # Bounded.

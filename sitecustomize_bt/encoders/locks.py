@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
+from typing import Any
 
 
 def new() -> threading.RLock:
@@ -17,8 +19,20 @@ def new() -> threading.RLock:
     return lock
 
 
+# Weak, because some go with a model; what is registered to run at forks stays for good.
+_renewed: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
 def in_forked_children(lock: object) -> None:
     """Make ``lock`` a free one there, where this Python can (Windows does not fork)."""
-    renew = getattr(lock, "_at_fork_reinit", None)
-    if renew is not None and hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=renew)
+    if hasattr(lock, "_at_fork_reinit"):
+        _renewed.add(lock)
+
+
+def _renew() -> None:
+    for lock in list(_renewed):
+        lock._at_fork_reinit()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)

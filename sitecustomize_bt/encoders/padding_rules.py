@@ -134,7 +134,7 @@ def is_observed(module: torch.nn.Module) -> bool:
             hooks = (*own["_forward_hooks"].values(), *own["_forward_pre_hooks"].values())
             if not all(map(_is_known, hooks)):
                 return True
-        if "forward" in own and _replaces_forward(part):
+        if "forward" in own and (_replaces_forward(part) or _has_somebodys_hook(own)):
             return True
         children = own["_modules"]
         if children:
@@ -145,6 +145,15 @@ def is_observed(module: torch.nn.Module) -> bool:
 def _is_known(hook: Any) -> bool:
     module = getattr(hook, "__module__", None) or ""
     return isinstance(hook, ForwardHook) or module.startswith("transformers.")
+
+
+def _has_somebodys_hook(own: dict[str, Any]) -> bool:
+    """Whether accelerate or diffusers calls a hook of a class that is not its own."""
+    hooks = [own.get("_hf_hook"), *getattr(own.get("_diffusers_hook"), "hooks", {}).values()]
+    for hook in hooks:
+        hooks += getattr(hook, "hooks", ())  # a SequentialHook holds several
+    modules = (type(hook).__module__ for hook in hooks if hook is not None)
+    return not all(module.startswith(("accelerate.", "diffusers.")) for module in modules)
 
 
 def _replaces_forward(part: torch.nn.Module) -> bool:

@@ -20,7 +20,7 @@ _MARKS = frozenset(
 _CONTAINERS = (list, dict, set)
 
 # Its forward reads its weight and bias alone, and more than half of a model's modules are one.
-_NOTHING_TO_SAY = (torch.nn.Linear,)
+_OF_LINEAR = frozenset(("in_features", "out_features"))
 
 
 class Attributes:
@@ -38,7 +38,9 @@ class Attributes:
         seen: set[int] = set()
         for index, (module, own) in enumerate(zip(modules, owns, strict=True)):
             names = tuple(sorted(own.keys() - _OF_TORCH - _MARKS))
-            if type(module) not in _NOTHING_TO_SAY and names:
+            if type(module) is torch.nn.Linear and _OF_LINEAR.issuperset(names):
+                continue
+            if names:
                 # One name more, so that a tuple comes back even where there is one.
                 getter = operator.itemgetter("training", *names)
                 if index:
@@ -50,9 +52,11 @@ class Attributes:
                     self._look_into(own[name], seen)
         self._values = self._now(owns[0])
 
-    def same(self, model: torch.nn.Module) -> bool:
-        """Whether nothing was set, added, taken away, or changed inside of a config or a list."""
-        own = vars(model)
+    def same(self, own: dict[str, Any]) -> bool:
+        """Whether nothing was set, added, taken away, or changed inside of a config or a list.
+
+        ``own``: the model's namespace.
+        """
         return (
             [len(own), *map(len, self._others)] == self._lengths
             and self._now(own) == self._values

@@ -8,6 +8,7 @@ accelerate's ``remove_hook_from_module``.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -23,12 +24,14 @@ from .plan import Entry, Plan
 from .state import State
 
 _PLACE = "_compiled_call_impl"
+_CALLER = torch.nn.Module._wrapped_call_impl.__code__
 
 
 class Call:
     """What is called in place of ``model``'s own ``_call_impl``.
 
-    All that is kept of the model hangs here, and so goes with it.
+    All that is kept of the model hangs here, and so goes with it. To who asks whether the model is
+    compiled (PEFT does), it is not; a copy of its namespace copies nothing of this.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -44,6 +47,12 @@ class Call:
         model: Any = self._model()  # who calls it holds it
         if is_compiling():
             return model._call_impl(*args, **kwargs)
+        # Who copies a module's __dict__ (DataParallel, accelerate's compile_regions) takes this
+        # along, and has to be served by its own.
+        caller = sys._getframe(1)
+        called = caller.f_locals["self"] if caller.f_code is _CALLER else model
+        if called is not model:
+            return called._call_impl(*args, **kwargs)
         try:
             plan = self._look(model, args, kwargs)
         except Exception:  # the host's call goes on
@@ -57,10 +66,22 @@ class Call:
         with plan:
             output = model._call_impl(*args, **kwargs)
         try:
-            self._keep(model, plan, output)
+            self._keep(plan, output)
         except Exception:
             self._tally.passed(Reason.FAULT)
         return output
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __copy__(self) -> None:
+        return None
+
+    def __deepcopy__(self, memo: Any) -> None:
+        return None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
 
     def _look(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -99,7 +120,7 @@ class Call:
             self._state = now
         return self._state
 
-    def _keep(self, model: torch.nn.Module, plan: Plan, output: Any) -> None:
+    def _keep(self, plan: Plan, output: Any) -> None:
         self._tally.add("computed")
         if plan.known:
             self._tally.add("continued")
@@ -112,11 +133,11 @@ class Call:
             except CannotCopyError:
                 self._tally.passed(Reason.OUTPUT)
                 return
+        # Whether the model has changed meanwhile is seen before anything is answered from this.
         with self._lock:
-            self._refreshed(model)
-            if self._generation != plan.generation:
-                self._tally.passed(Reason.CHANGED)
-            elif not self._shelf.put(plan.key, entry, entry.size + inputs.size_of(plan.key)):
+            if self._generation == plan.generation and not self._shelf.put(
+                plan.key, entry, entry.size + inputs.size_of(plan.key)
+            ):
                 self._tally.passed(Reason.TOO_LARGE)
 
     def forget(self) -> None:

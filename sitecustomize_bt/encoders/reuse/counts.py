@@ -21,10 +21,10 @@ class Reason(enum.Enum):
     CACHE_PASSED = "a cache was passed in"
     OBSERVED = "somebody else's hook, mode or forward wants to see every call"
     UNWATCHABLE = "changes of the model's weights could not be seen"
+    FOREIGN = "some part of the model runs code that is not of a known library"
     ARGUMENTS = "an argument is neither a scalar nor a plain tensor"
     OUTPUT = "the output is of a form that cannot be copied"
     TOO_LARGE = "the output alone is larger than what may be kept"
-    CHANGED = "the model changed while it computed"
     FAULT = "a fault of ours"
 
 

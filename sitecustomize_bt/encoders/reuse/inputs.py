@@ -14,27 +14,30 @@ from ..padding_outputs import CACHES
 from ..padding_rules import is_plain, is_traced
 from .counts import Reason
 
+# Gradients forwards, which no_grad() leaves on.
+_forward_ad = torch.autograd.forward_ad
+
 _SCALARS = (type(None), bool, int, float, str)
 
 # Not public, but there is no other way to ask; who has pushed a mode wants to see every call.
 _modes_of_dispatch = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
 _mode_at = getattr(torch.overrides, "_get_current_function_mode_stack", list)
 
-_SWITCHES = tuple(
-    getter
-    for getter in (
-        torch.get_default_dtype,
-        torch.get_float32_matmul_precision,
-        torch.are_deterministic_algorithms_enabled,
-        *(
-            getattr(torch.backends.cuda, name, None)
-            for name in (
-                *("flash_sdp_enabled", "mem_efficient_sdp_enabled", "math_sdp_enabled"),
-                "cudnn_sdp_enabled",
-            )
-        ),
-    )
-    if getter is not None
+_SETTINGS = (
+    (torch, "get_default_dtype"),
+    (torch, "get_float32_matmul_precision"),
+    (torch, "are_deterministic_algorithms_enabled"),
+    (torch.backends.cuda, "flash_sdp_enabled"),
+    (torch.backends.cuda, "mem_efficient_sdp_enabled"),
+    (torch.backends.cuda, "math_sdp_enabled"),
+    (torch.backends.cuda, "cudnn_sdp_enabled"),
+    (torch.backends.cuda.matmul, "allow_tf32"),
+    (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
+    (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
+    (torch.backends.cuda.matmul, "allow_fp16_accumulation"),
+    (torch.backends.cuda.matmul, "fp32_precision"),
+    (torch.backends.cudnn, "allow_tf32"),
+    (getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision"),
 )
 
 
@@ -46,7 +49,7 @@ def why_not(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reason | None:
     """What about the surroundings of a call rules reuse out."""
     if is_traced() or _modes_of_dispatch():
         return Reason.COMPILING
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or _forward_ad._current_level >= 0:
         return Reason.GRADIENTS
     if any(kwargs.get(name) is not None for name in CACHES):
         return Reason.CACHE_PASSED
@@ -101,12 +104,19 @@ def size_of(key: Any) -> int:
 def surroundings(devices: tuple[str, ...]) -> Hashable:
     """torch's settings that change what a model on ``devices`` (their types) computes."""
     return (
-        tuple(getter() for getter in _SWITCHES),
-        torch.backends.cuda.matmul.allow_tf32,
-        torch.backends.cudnn.allow_tf32,
-        tuple(_autocast(device) for device in devices),
-        _sdpa_function(),
+        tuple([_asked(owner, name) for owner, name in _SETTINGS]),
+        tuple([_autocast(device) for device in devices]),
+        torch.nn.functional.scaled_dot_product_attention,
+        _attention_functions(),
     )
+
+
+def _asked(owner: Any, name: str) -> Any:
+    try:
+        found = getattr(owner, name)
+        return found() if callable(found) else found
+    except (AttributeError, RuntimeError):  # not in this torch, or set in a newer way
+        return None
 
 
 def _autocast(device: str) -> Any:
@@ -118,9 +128,9 @@ def _autocast(device: str) -> Any:
         return torch.is_autocast_enabled() and torch.get_autocast_gpu_dtype()
 
 
-def _sdpa_function() -> Hashable:
-    """What transformers 4.48 and newer looks up; another tool may put its own there."""
+def _attention_functions() -> Hashable:
+    """What transformers 4.48 and newer looks up; other tools may put their own there."""
     functions = getattr(
         sys.modules.get("transformers.modeling_utils"), "ALL_ATTENTION_FUNCTIONS", {}
     )
-    return id(functions["sdpa"]) if "sdpa" in functions else None
+    return tuple([functions[name] for name in functions])

@@ -8,6 +8,7 @@ they see the columns that are computed, and what they give back is padded like a
 
 from __future__ import annotations
 
+import inspect
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +99,9 @@ def _suits(module: torch.nn.Module, values: Values) -> bool:
         and all(values.get(name) is None for name in (*CACHES, "cache_position"))
         and (positions is None or padding_rules.has_shape(positions, shape, (1, shape[1])))
         and (mask is None or (padding_rules.has_shape(mask, shape) and bool((mask == 1).all())))
+        # Without mask and cache transformers 5 takes these for packed sequences; with one it does
+        # not, and a cache is what there will be.
+        and (mask is not None or positions is None or _wants_cache(module, values))
     )
 
 
@@ -121,8 +125,12 @@ def _begin(module: torch.nn.Module, plan: Plan, values: Values, given: tuple[Any
     beginning = None
     if columns >= _SHORTEST:
         beginning = _Beginning(columns, tuple((one[1], one[2]) for one in found if one))
-    cache = values.get("use_cache")
-    return _Begun(given, rows, bool(module.config.use_cache if cache is None else cache), beginning)
+    return _Begun(given, rows, _wants_cache(module, values), beginning)
+
+
+def _wants_cache(module: torch.nn.Module, values: Values) -> bool:
+    asked = values.get("use_cache")
+    return bool(module.config.use_cache if asked is None else asked)
 
 
 def _changed(module: torch.nn.Module, values: Values, begun: _Begun) -> dict[str, Any]:
@@ -138,12 +146,15 @@ def _changed(module: torch.nn.Module, values: Values, begun: _Begun) -> dict[str
         positions = torch.arange(length, device=ids.device)[None]
     changed["position_ids"] = positions[:, columns:]
     names = padding_rules.parameters(type(module))  # type: ignore[arg-type]  # hashable
-    changed[next(name for name in CACHES if name in names)] = _cache_of(beginning)
+    changed[next(name for name in CACHES if name in names)] = _cache_of(module, beginning)
     return changed
 
 
-def _cache_of(beginning: _Beginning) -> Any:
-    cache = sys.modules["transformers.cache_utils"].DynamicCache()
+def _cache_of(module: torch.nn.Module, beginning: _Beginning) -> Any:
+    cls = sys.modules["transformers.cache_utils"].DynamicCache
+    # As the model itself makes it, from 4.56 on.
+    takes_config = "config" in inspect.signature(cls).parameters
+    cache = cls(config=module.config) if takes_config else cls()
     first, _ = beginning.sources[0]
     for layer, (keys, values) in enumerate(first.pairs):
 

@@ -1,18 +1,19 @@
 """Whether a model is still what it was: everything its outputs depend on, as far as it can be seen.
 
-Asked before and after every call, so it has to be quick: lists of what is there now are compared
+Asked before every call, so it has to be quick: lists of what is there now are compared
 with lists of what was there. Only where they differ it is looked at closely, since not all that
 changes changes outputs: transformers and we hang hooks, accelerate fetches weights, and a model is
 moved to another device and back.
 
-Not to be seen is what is written through ``.data``, numpy or another alias of a weight's memory.
-Parts that are taken out of a model stay in memory until its next call.
+Not to be seen for certain is what is done through ``.data``, numpy or another alias of a weight's
+memory. Parts that are taken out of a model stay in memory until its next call.
 """
 
 from __future__ import annotations
 
 import itertools
 import weakref
+from typing import Any
 
 import torch
 
@@ -22,6 +23,14 @@ from .counts import Reason
 from .tensors import Tensors, UnwatchableError
 
 _flat = itertools.chain.from_iterable
+
+
+# Their forward does nothing that could change behind our back. Anybody's else may draw numbers,
+# count, or read what nobody can see; a swapper's classes inherit theirs.
+_KNOWN_CODE = (
+    *("torch.", "transformers.", "accelerate.", "diffusers.", "peft."),
+    *("bitsandbytes.", "torchao.", "optimum."),
+)
 
 
 class State:
@@ -34,28 +43,21 @@ class State:
     def __init__(self, model: torch.nn.Module) -> None:
         modules = list(model.modules())
         self._modules = [weakref.ref(module) for module in modules]
-        # Live views: what is there whenever they are read.
-        views = [vars(module)["_modules"].values() for module in modules]
-        self._children = [view for view in views if view]
-        children = list(_flat(self._children))
-        self._known = [_no_child if child is None else weakref.ref(child) for child in children]
-        self._types = list(map(type, self._now()))
-        hooks = [
-            vars(module)[name]
-            for module in modules
-            for name in ("_forward_pre_hooks", "_forward_hooks")
-        ]
-        # Nearly all of these dicts are empty, of which it is seen at once that they still are.
-        self._empty = [dictionary for dictionary in hooks if not dictionary]
-        self._hooks = [dictionary.values() for dictionary in hooks if dictionary]
-        self._hanging = list(_flat(self._hooks))
+        # The model's own namespace is asked for each time: whoever holds that keeps itself alive.
+        self._others = [vars(module) for module in modules[1:]]
+        # Linear layers never look at theirs.
+        self._branches = [vars(one) for one in modules[1:] if type(one) is not torch.nn.Linear]
         self._type = type(model)
+        children = self._children(vars(model))
+        self._known = [_no_child if child is None else weakref.ref(child) for child in children]
+        self._types = list(map(type, children))
+        self._hanging = self._hung(vars(model))
         self._classes = list({type(module) for module in modules})
         self._forwards = [cls.forward for cls in self._classes]
         self._attributes = Attributes(modules)
         self._tensors: Tensors | None = None
         self.devices: tuple[str, ...] = ()
-        self.unsuitable = _unsuitable(model)
+        self.unsuitable = self._why_not(modules)
         if self.unsuitable is None:
             try:
                 self._tensors = Tensors(modules)
@@ -65,15 +67,15 @@ class State:
 
     def same(self, model: torch.nn.Module) -> bool:
         """Whether nothing at all has changed."""
+        own = vars(model)
         try:
             return (
-                not any(self._empty)
-                and list(_flat(self._hooks)) == self._hanging
-                and self._has_the_same_modules()
+                self._hung(own) == self._hanging
+                and self._has_the_same_modules(own)
                 and type(model) is self._type
-                and self._attributes.same(model)
+                and self._attributes.same(own)
                 and [cls.forward for cls in self._classes] == self._forwards
-                and (self._tensors is None or self._tensors.same())
+                and (self._tensors is None or self._tensors.same(own))
             )
         except Exception:  # as tensors raise that are compared, or a name that is gone
             return False
@@ -95,11 +97,27 @@ class State:
         except Exception:
             return False
 
-    def _now(self) -> list[torch.nn.Module | None]:
-        return list(_flat(self._children))
+    def _why_not(self, modules: list[torch.nn.Module]) -> Reason | None:
+        if any(module.training for module in modules):
+            return Reason.TRAINING
+        if is_observed(modules[0]):
+            return Reason.OBSERVED
+        known = all(forward.__module__.startswith(_KNOWN_CODE) for forward in self._forwards)
+        return None if known else Reason.FOREIGN
 
-    def _has_the_same_modules(self) -> bool:
-        now = self._now()
+    def _hung(self, own: dict[str, Any]) -> list[object]:
+        """The hooks of all modules; nearly all of these dicts are empty."""
+        dicts = [own["_forward_pre_hooks"], own["_forward_hooks"]]
+        dicts += filter(None, [one["_forward_pre_hooks"] for one in self._others])
+        dicts += filter(None, [one["_forward_hooks"] for one in self._others])
+        return list(_flat([one.values() for one in dicts]))
+
+    def _children(self, own: dict[str, Any]) -> list[torch.nn.Module | None]:
+        dicts = [own["_modules"], *[one["_modules"] for one in self._branches]]
+        return list(_flat([one.values() for one in dicts]))
+
+    def _has_the_same_modules(self, own: dict[str, Any]) -> bool:
+        now = self._children(own)
         known = [reference() for reference in self._known]
         return now == known and list(map(type, now)) == self._types
 
@@ -109,9 +127,3 @@ class State:
 
 def _no_child() -> None:
     """In the place of a weak reference to one."""
-
-
-def _unsuitable(model: torch.nn.Module) -> Reason | None:
-    if any(module.training for module in model.modules()):
-        return Reason.TRAINING
-    return Reason.OBSERVED if is_observed(model) else None
