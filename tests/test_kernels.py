@@ -213,3 +213,19 @@ def test_flags_of_an_impossible_backend_are_not_touched(monkeypatch: pytest.Monk
     assert inside["math"]
     assert not inside["flash"]
     assert not inside["efficient"]
+
+
+def test_with_gradients_the_hosts_choice_stands() -> None:
+    """Only math has gradients of gradients, and whoever takes those switches the others off."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    probe = Probe()
+    embeddings = torch.randn(4, requires_grad=True)
+    with sdpa_kernel(SDPBackend.MATH):
+        states = probe.model(**probe.inputs).last_hidden_state * embeddings.sum()
+        (first,) = torch.autograd.grad(states.sum(), embeddings, create_graph=True)
+        weights = [weight for weight in probe.model.parameters() if weight.requires_grad]
+        assert any(
+            one is not None for one in torch.autograd.grad(first.sum(), weights, allow_unused=True)
+        )
+    assert probe.seen == [off("flash", "efficient", "cudnn")]

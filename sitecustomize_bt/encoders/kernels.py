@@ -101,7 +101,8 @@ if hasattr(os, "register_at_fork"):
 def _before(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    if is_compiling():
+    # With gradients the host's choice of backends is its own: not all of them have second ones.
+    if is_compiling() or torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0:
         return None
     try:
         wanted = _wanted(args, kwargs)
