@@ -86,13 +86,13 @@ def test_the_cache_is_of_the_same_make() -> None:
         }
 
 
-def test_gradients_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(settings.BACKENDS, "math")  # the one that has them
+def test_gradients_forwards() -> None:
     from torch.autograd import forward_ad
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     model = applied("SiglipVisionModel")
     picture = tiny.inputs("SiglipVisionModel")["pixel_values"]
-    with torch.no_grad(), forward_ad.dual_level():
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
         model(pixel_values=picture)
         dual = forward_ad.make_dual(picture, picture)
         assert forward_ad.unpack_dual(model(pixel_values=dual)[0]).tangent is not None
@@ -185,12 +185,11 @@ def _doubled(model: Any) -> None:
 
 
 def _hook_dict_replaced(model: Any) -> None:
+    def doubled(module: Any, args: Any, output: Any) -> Any:
+        return (output[0] * 2, *output[1:]) if type(output) is tuple else output * 2
+
     model.layers[0]._forward_hooks = OrderedDict()
-    model.layers[0].register_forward_hook(
-        lambda module, args, output: (
-            tuple(part * 2 for part in output) if type(output) is tuple else output * 2
-        )
-    )
+    model.layers[0].register_forward_hook(doubled)
 
 
 def _modules_replaced(model: Any) -> None:
