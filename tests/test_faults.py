@@ -49,7 +49,10 @@ BANNER_LINES = {
     narrator.TITLE,
     *narrator.EXPERIMENTAL["skip"].splitlines(),
 }
-DECISIONS = ("Enabled ", "Skipped ", "PyTorch SDPA not available", "Encode reuse: ")
+DECISIONS = (
+    *("Enabled ", "Skipped ", "PyTorch SDPA not available", "Encode reuse: "),
+    "optimum.bettertransformer is not used: ",  # where optimum 1.x is installed
+)
 LONGEST = 1000
 
 

@@ -101,10 +101,12 @@ if hasattr(os, "register_at_fork"):
 def _before(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    # With gradients the host's choice of backends is its own: not all of them have second ones.
-    if is_compiling() or torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0:
+    if is_compiling():
         return None
     try:
+        # With gradients the host's choice of backends is its own: not all of them have second ones.
+        if torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0:
+            return None
         wanted = _wanted(args, kwargs)
         if wanted is None:
             return None
