@@ -379,7 +379,7 @@ _WAYS_IN: dict[str, tuple[str, bool]] = {
     "encoders.padding_rules:decide": (BANNER, True),
     "encoders.padding_counts:count": (BANNER, True),
     "encoders.padding:_cut": (BANNER, True),
-    "encoders.padding_outputs:pad": (BANNER, True),
+    "encoders.padding_outputs:pad": ("padding of LlamaModel is computed after all", True),
     "encoders.kernels:_wanted": (BANNER, True),
     "encoders.kernels:_Lease.__init__": (BANNER, True),
     "encoders.kernels:_set": (BANNER, True),
