@@ -17,7 +17,7 @@ from sitecustomize_bt.cli.main import main
 from sitecustomize_bt.encoders import activity, padding_outputs, sdpa_choice
 from sitecustomize_bt.encoders.padding_outputs import NotUnderstoodError
 from sitecustomize_bt.encoders.sdpa_choice import Choice
-from sitecustomize_bt.startup import settings
+from sitecustomize_bt.startup import settings, stderr
 
 PADDED = torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0, 0]] * 2)
 
@@ -264,6 +264,7 @@ def test_padding_that_is_computed_after_all_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of a transformers that is not known here: its line has said ``no padding``."""
+    monkeypatch.setattr(stderr, "_told", set())  # as in a process where nothing was said yet
     model = tiny.build("LlamaModel")
     wanted = forward(model, PADDED).last_hidden_state[PADDED == 1]
     sitecustomize_bt.apply(model)
