@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,19 +106,7 @@ def run(options: argparse.Namespace) -> Outcome:
 def _encoders(options: argparse.Namespace, target: Path | None) -> Outcome:
     from .bench_rows import Plan
 
-    sources, left_out = _sources(options)
-    plan = Plan(options, sources, _dtypes(options))
-    with screen.progress("bench", plan.total) as step:
-        rows = [row.data() for row in plan.measure(step)]
-    data = {
-        **_head(options.device),
-        "widths": _widths(options),
-        "models": options.models,
-        "runs": options.runs,
-        "left_out": left_out,
-        "plot": None if target is None else str(target),
-        "rows": rows,
-    }
+    data = _measured(options, Plan, plot=None if target is None else str(target))
     if target is not None:
         plot.draw(data, target)
     return Outcome(finding=False, data=data, blocks=bench_report.blocks(data))
@@ -126,21 +115,28 @@ def _encoders(options: argparse.Namespace, target: Path | None) -> Outcome:
 def _reuse(options: argparse.Namespace) -> Outcome:
     from .bench_reuse import Plan, check_us
 
+    data = _measured(options, Plan, layers=options.layers)
+    data["check_us"] = check_us(options.device)
+    return Outcome(finding=False, data=data, blocks=bench_report.reuse(data))
+
+
+def _measured(
+    options: argparse.Namespace, plans: Callable[..., Any], **more: Any
+) -> dict[str, Any]:
+    """All rows of a plan, what they are of, and ``more``."""
     sources, left_out = _sources(options)
-    plan = Plan(options, sources, _dtypes(options))
+    plan = plans(options, sources, _dtypes(options))
     with screen.progress("bench", plan.total) as step:
         rows = [row.data() for row in plan.measure(step)]
-    data = {
+    return {
         **_head(options.device),
         "widths": _widths(options),
         "models": options.models,
-        "layers": options.layers,
         "runs": options.runs,
         "left_out": left_out,
-        "check_us": check_us(options.device),
+        **more,
         "rows": rows,
     }
-    return Outcome(finding=False, data=data, blocks=bench_report.reuse(data))
 
 
 def _dtypes(options: argparse.Namespace) -> list[str | None]:
