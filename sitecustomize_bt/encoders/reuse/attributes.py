@@ -20,7 +20,7 @@ _MARKS = frozenset(
 _CONTAINERS = (list, dict, set)
 
 # Its forward reads its weight and bias alone, and more than half of a model's modules are one.
-_OF_LINEAR = frozenset(("in_features", "out_features"))
+_OF_LINEAR = frozenset(("in_features", "out_features", "training"))
 
 
 class Attributes:
@@ -41,8 +41,7 @@ class Attributes:
             if type(module) is torch.nn.Linear and _OF_LINEAR.issuperset(names):
                 continue
             if names:
-                # One name more, so that a tuple comes back even where there is one.
-                getter = operator.itemgetter("training", *names)
+                getter = operator.itemgetter(*names)
                 if index:
                     self._getters.append((getter, own))
                 else:

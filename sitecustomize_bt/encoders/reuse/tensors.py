@@ -69,7 +69,8 @@ class Tensors:
         # The model's own namespace is asked for each time: whoever holds that keeps itself alive.
         self._is_fetched, *others_fetched = fetched
         others = list(zip(owns[1:], others_fetched, strict=True))
-        self._plain = [own for own, is_fetched in others if not is_fetched]
+        self._plain = [own for own, is_fetched in others if not is_fetched and own["_parameters"]]
+        self._buffered = [own for own, is_fetched in others if not is_fetched and own["_buffers"]]
         self._fetched = [own for own, is_fetched in others if is_fetched]
         if any(isinstance(value, torch.Tensor) for value in owns[0].values()):
             raise UnwatchableError("the model itself has a tensor that is no parameter or buffer")
@@ -126,15 +127,11 @@ class Tensors:
         return whole
 
     def _whole(self, own: Own) -> list[torch.Tensor]:
-        plain = self._plain if self._is_fetched else [own, *self._plain]
-        found = [
-            tensor
-            for held in [one["_parameters"] for one in plain]
-            for tensor in held.values()
-            if tensor is not None
-        ]
-        for held in filter(None, [one["_buffers"] for one in plain]):
-            found += [tensor for tensor in held.values() if tensor is not None]
+        dicts = [one["_parameters"] for one in self._plain]
+        dicts += [one["_buffers"] for one in self._buffered]
+        if not self._is_fetched:
+            dicts += own["_parameters"], own["_buffers"]
+        found = [tensor for held in dicts for tensor in held.values() if tensor is not None]
         # Placeholders come and go; watched is what takes their place.
         for one in [own, *self._fetched] if self._is_fetched else self._fetched:
             for name in ("_parameters", "_buffers"):
