@@ -160,6 +160,33 @@ def test_device_map_that_names_a_missing_module(models: Path, tmp_path: Path) ->
     assert str(with_us.value) == str(without_us.value)
 
 
+@pytest.mark.parametrize("folder", ["absent/offload", "a.file/offload", "a.file", "/proc/offload"])
+def test_an_offload_folder_that_cannot_be_had(models: Path, tmp_path: Path, folder: str) -> None:
+    """Absent, below or in the place of a file, on a file system that takes no folder."""
+    (tmp_path / "a.file").touch()
+
+    def load(where: Path) -> str:
+        try:
+            transformers.LlamaModel.from_pretrained(
+                models / "LlamaModel", device_map=tiny.CPU_AND_DISK, offload_folder=where
+            )
+        except OSError as error:
+            return repr(error)
+        return "loaded"
+
+    wanted = load(tmp_path / folder)
+    assert sitecustomize_bt.install()
+    try:
+        before = len(sitecustomize_bt.status().decisions)
+        assert load(tmp_path / folder) == wanted
+        assert len(sitecustomize_bt.status().decisions) == before + (wanted == "loaded")
+        assert load(tmp_path / "good") == "loaded"
+        assert len(sitecustomize_bt.status().decisions) == before + 1 + (wanted == "loaded")
+    finally:
+        sitecustomize_bt.uninstall()
+    assert wanted == "loaded" or "Error" in wanted
+
+
 class TestKeep:
     """``FRAMEPACK_BETTERTRANSFORMER_OFFLOAD=keep``."""
 
