@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from . import padding_packing
+from . import padding_packing, placement
 from .forward_hooks import ForwardHook
 from .padding_outputs import CACHES, Window
 
@@ -60,17 +60,22 @@ class Reason(enum.Enum):
 
 
 @functools.lru_cache(maxsize=64)
-def parameters(cls: Any) -> tuple[str, ...]:
-    """The positional parameters of ``cls.forward``, in order; none if it is not LlamaModel's.
+def positional(cls: Any) -> tuple[str, ...]:
+    """The positional parameters of ``cls.forward``, in order, without ``self``.
 
     Of the class and not of the instance, whose ``forward`` may be accelerate's.
     """
-    forward = inspect.unwrap(cls.forward)
-    if (forward.__module__, forward.__qualname__) != _FORWARD:
-        return ()
-    parameters = inspect.signature(forward).parameters.values()
+    parameters = inspect.signature(inspect.unwrap(cls.forward)).parameters.values()
     _, *names = (p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
     return tuple(names)
+
+
+@functools.lru_cache(maxsize=64)
+def parameters(cls: Any) -> tuple[str, ...]:
+    """``positional``; none if ``cls.forward`` is not LlamaModel's."""
+    forward = inspect.unwrap(cls.forward)
+    known = (forward.__module__, forward.__qualname__) == _FORWARD
+    return positional(cls) if known else ()
 
 
 def knows(cls: type) -> bool:
@@ -149,11 +154,11 @@ def _is_known(hook: Any) -> bool:
 
 def _has_somebodys_hook(own: dict[str, Any]) -> bool:
     """Whether accelerate or diffusers calls a hook of a class that is not its own."""
-    hooks = [own.get("_hf_hook"), *getattr(own.get("_diffusers_hook"), "hooks", {}).values()]
-    for hook in hooks:
-        hooks += getattr(hook, "hooks", ())  # a SequentialHook holds several
-    modules = (type(hook).__module__ for hook in hooks if hook is not None)
-    return not all(module.startswith(("accelerate.", "diffusers.")) for module in modules)
+    hooks = [
+        *placement.accelerate_hooks(own.get("_hf_hook")),
+        *getattr(own.get("_diffusers_hook"), "hooks", {}).values(),
+    ]
+    return not all(type(one).__module__.startswith(("accelerate.", "diffusers.")) for one in hooks)
 
 
 def _replaces_forward(part: torch.nn.Module) -> bool:

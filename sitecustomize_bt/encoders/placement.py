@@ -21,7 +21,7 @@ def offloaded(model: torch.nn.Module) -> str | None:
     for module in model.modules():
         if "forge_backup_original_class" in vars(module):  # FramePack's DynamicSwapInstaller
             return "a dynamic swapper moves its weights"
-        for hook in _accelerate_hooks(vars(module).get("_hf_hook")):
+        for hook in accelerate_hooks(vars(module).get("_hf_hook")):
             if getattr(hook, "offload", False) or type(hook).__name__ in _WHOLE_MODEL_HOOKS:
                 return f"{type(hook).__module__.partition('.')[0]} offloads its weights"
         registry = vars(module).get("_diffusers_hook")
@@ -43,7 +43,7 @@ def offloads(device_map: dict[str, Any]) -> bool:
 
 def fetches_weights(module: torch.nn.Module) -> bool:
     """Whether accelerate fetches the module's own weights for each forward, from elsewhere."""
-    hooks = _accelerate_hooks(vars(module).get("_hf_hook"))
+    hooks = accelerate_hooks(vars(module).get("_hf_hook"))
     return any(getattr(hook, "offload", False) is True for hook in hooks)
 
 
@@ -57,7 +57,7 @@ def weights_elsewhere(
     dicts: dict[int, dict[str, torch.Tensor]] = {}
     paths: set[str] = set()
     for module in modules:
-        for hook in _accelerate_hooks(vars(module).get("_hf_hook")):
+        for hook in accelerate_hooks(vars(module).get("_hf_hook")):
             source = getattr(hook, "weights_map", None)
             source = getattr(source, "dataset", source)  # a PrefixedDataset looks into another
             held = source if isinstance(source, dict) else getattr(source, "state_dict", None)
@@ -75,9 +75,10 @@ def _places(device_map: dict[str, Any]) -> str:
     return " + ".join(sorted({str(place) for place in device_map.values()}))
 
 
-def _accelerate_hooks(hook: Any) -> Iterator[Any]:
+def accelerate_hooks(hook: Any) -> Iterator[Any]:
+    """``hook`` (a module's ``_hf_hook``, or None) and all that it holds."""
     if hook is not None:
         # A SequentialHook holds several.
         for part in getattr(hook, "hooks", ()):
-            yield from _accelerate_hooks(part)
+            yield from accelerate_hooks(part)
         yield hook

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import sys
 from collections.abc import Hashable
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import torch
 
 from ..padding_outputs import CACHES
-from ..padding_rules import is_plain, is_traced
+from ..padding_rules import is_plain, is_traced, positional
 from .counts import Reason
 
 # Gradients forwards, which no_grad() leaves on.
@@ -67,7 +65,7 @@ def key(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
 
     Raises CannotTellError for anything but scalars and plain tensors.
     """
-    names = parameters(cls)
+    names = positional(cls)
     if len(args) > len(names):
         raise CannotTellError("more positional arguments than the forward names")
     given = dict(zip(names, args, strict=False))
@@ -75,14 +73,6 @@ def key(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
         raise CannotTellError("an argument given twice")
     given.update(kwargs)
     return tuple((name, _part(name, given[name])) for name in sorted(given))
-
-
-@functools.lru_cache(maxsize=64)
-def parameters(cls: Any) -> tuple[str, ...]:
-    """The names of the positional parameters of ``cls.forward``, without ``self``."""
-    values = inspect.signature(inspect.unwrap(cls.forward)).parameters.values()
-    _, *names = (p.name for p in values if p.kind is p.POSITIONAL_OR_KEYWORD)
-    return tuple(names)
 
 
 def _part(name: str, value: Any) -> Hashable:
