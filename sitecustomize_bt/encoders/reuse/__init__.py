@@ -2,8 +2,8 @@
 
 ``call``: stands in front of a model's call. ``state``: whether the model is still what it was, by
 its ``attributes`` and ``tensors``. ``inputs``: what one call depends on. ``outputs``: copies that
-the caller can do no harm to. ``plan``: one call and what is kept of it. ``prefix``: what of a prompt
-is computed already. ``store``: how much is kept. ``counts``: what came of it.
+the caller can do no harm to. ``plan``: one call and what is kept of it. ``prefix``: what of a
+prompt is computed already. ``store``: how much is kept. ``counts``: what came of it.
 
 The parts are imported when a model first wants them, so that whoever has not asked for this cannot
 be hit by anything in them.
