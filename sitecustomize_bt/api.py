@@ -6,10 +6,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from . import __version__
+from .core import console
 from .hooks import activation
 from .hooks.ledger import ledger
 from .hooks.session import session
-from .report import console
 from .report import file as report_file
 
 if TYPE_CHECKING:

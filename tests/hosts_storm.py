@@ -22,7 +22,7 @@ import wrapt
 
 import sitecustomize_bt
 from sitecustomize_bt.encoders import acceleration
-from sitecustomize_bt.encoders.registry import ENCODERS
+from sitecustomize_bt.families.table import ENCODERS
 
 LIMIT = 240  # seconds, then all stacks are dumped
 NAMES = ("LlamaModel", "CLIPTextModel", "SiglipVisionModel")

@@ -19,9 +19,10 @@ import transformers
 from test_loading import NAMES, forward
 
 import sitecustomize_bt
-from sitecustomize_bt.encoders import acceleration, attention, kernels
+from sitecustomize_bt.encoders import acceleration, kernels
 from sitecustomize_bt.encoders.policy import Reason
-from sitecustomize_bt.encoders.registry import row_of
+from sitecustomize_bt.families.table import row_of
+from sitecustomize_bt.model import attention
 
 
 @pytest.fixture(autouse=True)

@@ -24,10 +24,11 @@ from sitecustomize_bt.cli.bench_twins import Twins
 from sitecustomize_bt.cli.main import main
 from sitecustomize_bt.cli.outcome import FailedError, Outcome, Table
 from sitecustomize_bt.cli.timing import Timings, in_turns, show
-from sitecustomize_bt.encoders import attention, padding_outputs
+from sitecustomize_bt.encoders import padding_outputs
 from sitecustomize_bt.encoders.padding_outputs import NotUnderstoodError
 from sitecustomize_bt.encoders.padding_rules import Reason
-from sitecustomize_bt.encoders.registry import row_of
+from sitecustomize_bt.families.table import row_of
+from sitecustomize_bt.model import attention
 
 TIMED = ("LlamaModel", "LlamaForCausalLM", "CLIPTextModel", "SiglipVisionModel", "SiglipTextModel")
 BENCH = ["-m", "sitecustomize_bt", "bench"]

@@ -24,7 +24,7 @@ from conftest import Runner
 import sitecustomize_bt
 from sitecustomize_bt.encoders import acceleration, activity, kernels, padding
 from sitecustomize_bt.encoders.forward_hooks import ForwardHook
-from sitecustomize_bt.encoders.registry import ENCODERS
+from sitecustomize_bt.families.table import ENCODERS
 
 LIMIT = 60  # seconds until what has not ended counts as a deadlock
 ROUNDS = 50  # of what goes wrong in some of them only

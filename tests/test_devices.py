@@ -80,7 +80,8 @@ CASES: dict[str, dict[str, str]] = {
 LOOK = """
 import ctypes, json, os, sys
 import torch
-from sitecustomize_bt.encoders import device, policy
+from sitecustomize_bt.model import device
+from sitecustomize_bt.encoders import policy
 from sitecustomize_bt.startup import settings
 
 cases, build = json.loads(sys.argv[1]), sys.argv[2]

@@ -30,7 +30,7 @@ from sitecustomize_bt.cli import (
 )
 from sitecustomize_bt.cli.doctor_check import Check, Section, State
 from sitecustomize_bt.cli.outcome import WrongUseError
-from sitecustomize_bt.encoders.device import Devices
+from sitecustomize_bt.model.device import Devices
 from sitecustomize_bt.startup import settings
 from sitecustomize_bt.startup.settings import ENABLE, FORCE
 

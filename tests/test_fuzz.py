@@ -31,9 +31,10 @@ from venvs import PTH, RUNNING
 
 import sitecustomize_bt
 from sitecustomize_bt.cli.main import main
+from sitecustomize_bt.core import console
 from sitecustomize_bt.encoders import acceleration
-from sitecustomize_bt.report import console, narrator
 from sitecustomize_bt.report import file as report_file
+from sitecustomize_bt.report import narrator
 from sitecustomize_bt.startup import bootstrap, settings, stderr, trigger
 from sitecustomize_bt.startup.settings import DISABLE_FLAG, ENABLE, LOG, RANKS, REPORT
 

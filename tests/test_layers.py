@@ -18,22 +18,24 @@ LONGEST = 320
 
 # Layer -> the layers it may import besides itself. The package's own __init__ is "", and anything
 # that stands beside it a layer of its own; __version__ and the like in "" are everybody's.
+_ROWS = ("core", "compat", "families", "forward", "padding", "reuse", "model", "encoders")
 ARROWS = {
     "startup": (),
-    "encoders": ("startup.settings",),
-    "report": ("encoders", "startup"),
-    "hooks": ("report", "encoders", "startup"),
-    "api": ("hooks", "report", "encoders", "startup"),
-    "cli": ("api", "hooks", "report", "encoders", "startup"),
+    "core": ("startup.settings", "startup.stderr"),
+    **{row: ("startup.settings", *_ROWS[: index + 1]) for index, row in enumerate(_ROWS[1:], 0)},
+    "report": (*_ROWS, "startup"),
+    "hooks": ("report", *_ROWS, "startup"),
+    "api": ("hooks", "report", *_ROWS, "startup"),
+    "cli": ("api", "hooks", "report", *_ROWS, "startup"),
     "__main__": ("cli",),
     "": ("api",),
 }
 
 # Library -> where alone it may be imported.
 HOMES = {
-    "torch": ("encoders", "cli"),
+    "torch": ("compat", "forward", "padding", "reuse", "model", "encoders", "cli"),
     "wrapt": ("hooks",),
-    "optimum": ("encoders.optimum_bridge",),
+    "optimum": ("model.optimum_bridge",),
 }
 
 # Never ahead of the host, which may first have to say where their files are: inside functions only.
@@ -163,10 +165,10 @@ def test_imports_are_seen() -> None:
     assert ("", ":api", True) in seen
     assert ("api", ":", False) in seen
     assert ("api", ":hooks.activation", False) in seen
-    assert ("encoders.locks", "threading", False) in seen
+    assert ("core.locks", "threading", False) in seen
     assert ("startup.bootstrap", ":startup.settings", True) in seen
     assert ("startup.trigger", "_thread", False) in seen
-    assert ("encoders.device", "torch", False) in seen
+    assert ("model.device", "torch", False) in seen
     assert not any(module == "api" and target == "torch" for module, target, _ in seen)
 
 
@@ -177,22 +179,22 @@ def test_imports_are_seen() -> None:
         ("startup/trigger", "import wrapt", "startup must not import wrapt"),
         ("startup/bootstrap", "from ..hooks import ledger", "startup must not import hooks.ledger"),
         ("startup/bootstrap", "from .. import api", "startup must not import api"),
-        ("startup/__init__", "from ..report import console", "must not import report.console"),
+        ("startup/__init__", "from ..report import file", "must not import report.file"),
         ("startup/__init__", "from . import nothing, trigger\nimport numpy", "import numpy"),
         ("__init__", "from .hooks import ledger", "must not import hooks.ledger"),
         ("__init__", "import wrapt", "must not import wrapt"),
-        ("encoders/device", "from ..report import console", "must not import report.console"),
-        ("encoders/device", "from ..hooks.ledger import ledger", "must not import hooks.ledger"),
-        ("encoders/device", "from ..startup import trigger", "must not import startup.trigger"),
-        ("encoders/device", "import wrapt", "wrapt is imported outside hooks"),
-        ("encoders/device", "def f():\n    import optimum.version", "optimum is imported outside"),
-        ("encoders/device", "import transformers", "transformers is imported ahead of the host"),
-        ("encoders/device", "class A:\n    import diffusers.x", "diffusers is imported ahead"),
-        ("encoders/device", "try:\n    from accelerate import y\nfinally: pass", "accelerate is"),
-        ("encoders/device", "__import__('transformers.utils')", "transformers is imported ahead"),
-        ("report/console", "from ..hooks import session", "must not import hooks.session"),
-        ("report/console", "import torch", "torch is imported outside encoders and cli"),
-        ("report/console", f"import {PACKAGE}.api", "report must not import api"),
+        ("model/device", "from ..report import file", "must not import report.file"),
+        ("model/device", "from ..hooks.ledger import ledger", "must not import hooks.ledger"),
+        ("model/device", "from ..startup import trigger", "must not import startup.trigger"),
+        ("model/device", "import wrapt", "wrapt is imported outside hooks"),
+        ("model/device", "def f():\n    import optimum.version", "optimum is imported outside"),
+        ("model/device", "import transformers", "transformers is imported ahead of the host"),
+        ("model/device", "class A:\n    import diffusers.x", "diffusers is imported ahead"),
+        ("model/device", "try:\n    from accelerate import y\nfinally: pass", "accelerate is"),
+        ("model/device", "__import__('transformers.utils')", "transformers is imported ahead"),
+        ("report/narrator", "from ..hooks import session", "must not import hooks.session"),
+        ("report/narrator", "import torch", "torch is imported outside"),
+        ("report/narrator", f"import {PACKAGE}.api", "report must not import api"),
         ("hooks/ledger", "from ..api import install", "hooks must not import api"),
         ("hooks/ledger", "from .. import api", "hooks must not import api"),
         ("hooks/ledger", "def f():\n    from torch import nn", "torch is imported outside"),
@@ -213,10 +215,10 @@ def test_a_planted_violation_is_found(tmp_path: Path, module: str, line: str, pr
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("encoders/device", "def f():\n    import transformers"),
-        ("encoders/device", "from ..startup.settings import ENABLE"),
-        ("encoders/optimum_bridge", "def f():\n    from optimum import version"),
-        ("encoders/device", "if TYPE_CHECKING:\n    from ..report import console"),
+        ("model/device", "def f():\n    import transformers"),
+        ("model/device", "from ..startup.settings import ENABLE"),
+        ("model/optimum_bridge", "def f():\n    from optimum import version"),
+        ("model/device", "if TYPE_CHECKING:\n    from ..report import console"),
         ("hooks/ledger", "import wrapt"),
         ("hooks/ledger", "from .. import __version__"),
         ("cli/doctor", "import torch\nfrom ..api import install\nfrom ..hooks import ledger"),

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 import sitecustomize_bt
 from sitecustomize_bt.encoders.policy import Reason
-from sitecustomize_bt.encoders.registry import ENCODERS
+from sitecustomize_bt.families.table import ENCODERS
 
 NAMES = [row.name for row in ENCODERS]
 pytestmark = pytest.mark.usefixtures("hooks")

@@ -19,9 +19,10 @@ from conftest import Runner
 from test_loading import NAMES, forward
 
 import sitecustomize_bt
-from sitecustomize_bt.encoders import acceleration, optimum_bridge
-from sitecustomize_bt.encoders.optimum_bridge import Answer, Refusal
+from sitecustomize_bt.encoders import acceleration
 from sitecustomize_bt.encoders.policy import Reason
+from sitecustomize_bt.model import optimum_bridge
+from sitecustomize_bt.model.optimum_bridge import Answer, Refusal
 
 IMPLEMENTATIONS = ["sdpa", "eager"]
 # The only one that optimum takes. Its layers and weights are why the bridge does not.
@@ -214,7 +215,7 @@ def test_offloaded_and_quantized_models_are_not_asked_about(
     assert answer.line == ""
     program = (
         "import sys\n"
-        "from sitecustomize_bt.encoders import optimum_bridge\n"
+        "from sitecustomize_bt.model import optimum_bridge\n"
         f"facts = {{'offload': None, 'quantized': None, **{facts!r}}}\n"
         "optimum_bridge.ask(None, **facts)\n"
         "print(sorted(name for name in sys.modules if name.startswith('optimum')))\n"
@@ -225,7 +226,7 @@ def test_offloaded_and_quantized_models_are_not_asked_about(
 LOOK = """
 import json, sys, transformers
 from types import SimpleNamespace
-from sitecustomize_bt.encoders import optimum_bridge
+from sitecustomize_bt.model import optimum_bridge
 model = SimpleNamespace(config=transformers.LlamaConfig())
 answers = [optimum_bridge.ask(model, offload=None, quantized=None) for _ in range(2)]
 assert answers[0] == answers[1]

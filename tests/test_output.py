@@ -198,7 +198,7 @@ def test_unknown_transformers_is_left_alone(
 ) -> None:
     """The range is what changes: a transformers that calls itself 99.0 undoes that by itself."""
     program = (
-        "from sitecustomize_bt.encoders import versions\n"
+        "from sitecustomize_bt.compat import versions\n"
         "versions.KNOWN['transformers'] = '<4'\n"
         "import transformers\n"
         "transformers.logging.set_verbosity_error()\n"

@@ -42,7 +42,7 @@ BUSY = """
 import faulthandler, os, signal, sys, threading
 import torch, transformers
 import sitecustomize_bt, tiny
-from sitecustomize_bt.encoders.registry import ENCODERS
+from sitecustomize_bt.families.table import ENCODERS
 faulthandler.dump_traceback_later(float(sys.argv[2]), exit=True)
 torch.set_num_threads(1)
 sys.setswitchinterval(1e-5)

@@ -15,8 +15,8 @@ import transformers
 from test_loading import forward, last_decision
 
 import sitecustomize_bt
-from sitecustomize_bt.encoders import quantization
 from sitecustomize_bt.encoders.policy import Reason
+from sitecustomize_bt.model import quantization
 
 # FramePack's three. bitsandbytes packs 4-bit weights in blocks of 64.
 LABELS = {

@@ -19,8 +19,8 @@ import transformers
 import sitecustomize_bt
 from sitecustomize_bt.encoders import reuse
 from sitecustomize_bt.encoders.forward_hooks import ForwardHook
-from sitecustomize_bt.encoders.registry import ENCODERS
 from sitecustomize_bt.encoders.reuse import Reason, ReuseCounts, store
+from sitecustomize_bt.families.table import ENCODERS
 from sitecustomize_bt.startup import settings
 
 NAMES = [row.name for row in ENCODERS if row.reuses]

@@ -17,7 +17,8 @@ from accelerate.hooks import ModelHook, SequentialHook, add_hook_to_module
 from test_reuse import applied, assert_same, counts, prompt, run
 
 import sitecustomize_bt
-from sitecustomize_bt.encoders import locks, reuse
+from sitecustomize_bt.core import locks
+from sitecustomize_bt.encoders import reuse
 from sitecustomize_bt.encoders.reuse import Reason
 from sitecustomize_bt.startup import settings
 

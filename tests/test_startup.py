@@ -19,7 +19,7 @@ import venvs
 from conftest import Runner
 from venvs import Done, Venv
 
-from sitecustomize_bt.report import console
+from sitecustomize_bt.core import console
 from sitecustomize_bt.startup import settings
 from sitecustomize_bt.startup.settings import DISABLE_FLAG, ENABLE
 from sitecustomize_bt.startup.trigger import WATCHED, Trigger

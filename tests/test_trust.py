@@ -407,7 +407,7 @@ def test_nothing_deserialises_or_runs_text() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "said"),
     [
-        ("encoders/device", "def f():\n    import pickle", "imports pickle"),
+        ("model/device", "def f():\n    import pickle", "imports pickle"),
         ("cli/status", "from marshal import loads", "imports marshal"),
         ("cli/verify", "import yaml.loader", "imports yaml"),
         ("report/file", "import socket", "imports socket"),

@@ -21,9 +21,9 @@ from sitecustomize_bt.cli import folders, verify_inputs, verify_memory, verify_m
 from sitecustomize_bt.cli.main import main
 from sitecustomize_bt.cli.screen import WIDTH
 from sitecustomize_bt.cli.verify_rules import ALL, Rule
+from sitecustomize_bt.core import console
 from sitecustomize_bt.encoders import padding_outputs
-from sitecustomize_bt.encoders.registry import ENCODERS
-from sitecustomize_bt.report import console
+from sitecustomize_bt.families.table import ENCODERS
 from sitecustomize_bt.startup import settings
 
 NAMES = [row.name for row in ENCODERS]

@@ -64,7 +64,7 @@ def build(name: str, **config_changes: Any) -> torch.nn.Module:
 
 def save_all(folder: Path) -> Path:
     """Save a model of every registered class under ``folder / class name``."""
-    from sitecustomize_bt.encoders.registry import ENCODERS
+    from sitecustomize_bt.families.table import ENCODERS
 
     for row in ENCODERS:
         build(row.name).save_pretrained(folder / row.name)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..encoders import attention, registry, request
-from ..encoders.registry import Encoder
+from ..families import table as registry
+from ..families.table import Encoder
+from ..model import asked_attention as request
+from ..model import attention
 from . import folders, shapes
 from .folders import SavedModel
 from .outcome import WrongUseError

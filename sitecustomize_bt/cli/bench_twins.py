@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ..encoders import acceleration, attention, registry
-from ..encoders.registry import Encoder
+from ..encoders import acceleration
+from ..families import table as registry
+from ..families.table import Encoder
+from ..model import attention
 from ..startup import settings
 from .outcome import FailedError
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from .. import __version__
-from ..report import console
+from ..core import console
 from ..startup import settings
 from . import (
     doctor_device,

@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..report import console
+from ..core import console
 from ..startup.settings import ENABLE, Settings
 from .doctor_check import Check, Section
 
 if TYPE_CHECKING:
-    from ..encoders.device import Devices
+    from ..model.device import Devices
 
 _DEVICE = Section("device")
 _BACKENDS = Section("backends")
@@ -38,7 +38,7 @@ def checks(settings: Settings) -> list[Check]:
     if not hasattr(torch.nn.functional, "scaled_dot_product_attention"):
         text = f"torch {torch.__version__} has no SDPA"
         return [_DEVICE.stop("torch", text, "update torch to 2.1.1 or newer")]
-    from ..encoders import device
+    from ..model import device
 
     devices = device.look()
     on = "cuda" if devices.present is not False and torch.cuda.is_available() else "cpu"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import metadata
 
-from ..encoders.versions import KNOWN
-from ..report import console
+from ..compat.versions import KNOWN
+from ..core import console
 from ..startup.settings import FORCE
 from .doctor_check import Check, Section
 

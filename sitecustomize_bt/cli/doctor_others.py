@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..encoders import registry
-from ..report import console
+from ..core import console
+from ..families import table as registry
 from . import doctor_libraries
 from .doctor_check import Check, Section
 from .doctor_installed import FILES, PACKAGE, Copy

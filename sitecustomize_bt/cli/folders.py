@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..encoders import registry
-from ..encoders.registry import Encoder
+from ..families import table as registry
+from ..families.table import Encoder
 from .outcome import FailedError, WrongUseError
 
 if TYPE_CHECKING:

@@ -70,8 +70,8 @@ def _say(sentence: str, status: int, debug: bool = False) -> int:
 
 def _stand_aside() -> None:
     """The hook may be on in this process as well, and is neither to act nor to speak here."""
+    from ..core import console
     from ..hooks import activation
-    from ..report import console
 
     activation.deactivate()
     console.set_level("silent")

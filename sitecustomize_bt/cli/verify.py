@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..encoders import registry
+from ..families import table as registry
 from ..startup import settings as _settings
 from . import folders, screen, verify_memory, verify_model
 from .outcome import FailedError, Outcome, Table, WrongUseError

@@ -8,25 +8,14 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..compat import versions
+from ..core import locks
+from ..families import table as registry
+from ..model import attention, device, optimum_bridge, quantization
+from ..model.asked_attention import Request
 from ..startup.settings import Settings
-from . import (
-    activity,
-    attention,
-    device,
-    kernels,
-    locks,
-    optimum_bridge,
-    padding,
-    padding_rules,
-    placement,
-    policy,
-    quantization,
-    registry,
-    reuse,
-    versions,
-)
+from . import activity, kernels, padding, padding_rules, placement, policy, reuse
 from .policy import Decision, Reason
-from .request import Request
 
 # What may be attached to a model, in this order: the measured time is to hold the others, and the
 # backends' hooks must be the last to touch the arguments, because theirs carry the lease.

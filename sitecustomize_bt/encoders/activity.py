@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from . import locks, padding_counts, reuse
+from ..core import locks
+from . import padding_counts, reuse
 from .forward_hooks import Frames, HookPair, is_compiling
 from .padding_counts import PaddingCounts
 from .policy import Decision

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from . import locks
+from ..core import locks
 
 # Asked first in every hook, so that dynamo sees nothing else of it. Young torch 2 lacks it.
 is_compiling: Callable[[], bool] = getattr(

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from . import locks
+from ..core import locks
 from .forward_hooks import HookPair, is_compiling
 
 DEFAULT = ("flash", "efficient", "math")

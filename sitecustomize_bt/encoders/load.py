@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from ..model import asked_attention as request
+from ..model import attention, device
 from ..startup.settings import Settings
-from . import acceleration, attention, device, placement, policy, request
+from . import acceleration, placement, policy
 from .policy import Decision
 
 

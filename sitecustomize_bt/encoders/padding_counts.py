@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import torch
 
-from . import locks
+from ..core import locks
 from .padding_outputs import Window
 from .padding_rules import Reason, Values, input_shape
 

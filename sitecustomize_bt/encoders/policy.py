@@ -6,11 +6,11 @@ import dataclasses
 import enum
 from dataclasses import dataclass
 
+from ..families.table import Encoder
+from ..model.asked_attention import Request
+from ..model.attention import SDPA
+from ..model.device import Devices
 from ..startup.settings import ENABLE, Settings
-from .attention import SDPA
-from .device import Devices
-from .registry import Encoder
-from .request import Request
 
 
 class Reason(enum.Enum):

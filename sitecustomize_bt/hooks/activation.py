@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..encoders import locks
-from ..report import console, file
+from ..core import console, locks
+from ..report import file
 from ..startup import trigger
 from .ledger import ledger
 from .session import session

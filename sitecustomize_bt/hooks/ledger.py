@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from ..encoders import locks
+from ..core import locks
 
 _MISSING = object()
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from ..encoders import registry
-from ..report import console
+from ..core import console
+from ..families import table as registry
 from ..startup.settings import FORCE
 from .ledger import ledger
 from .post_import import when_imported
@@ -31,7 +31,7 @@ def _wrap_classes(module: ModuleType) -> None:
     if not classes:
         return
     # Only now that the host has imported transformers: what versions needs comes with it.
-    from ..encoders import versions
+    from ..compat import versions
 
     unknown = versions.unknown()
     if unknown and session.settings.enabled and not session.settings.force:

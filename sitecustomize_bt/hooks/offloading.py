@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from ..report import console
+from ..core import console
 from .ledger import ledger
 from .post_import import when_imported
 from .session import session

@@ -10,8 +10,7 @@ from types import ModuleType
 
 import wrapt
 
-from ..encoders import locks
-from ..report import console
+from ..core import console, locks
 from .ledger import ledger
 
 # wrapt cannot forget a hook: an uninstalled one stays registered and finds the ledger inactive.

@@ -11,9 +11,8 @@ import sys
 import time
 from typing import Any
 
-from ..encoders import locks
+from ..core import console, locks
 from ..startup.settings import REPORT, Settings
-from . import console
 
 SCHEMA = "sitecustomize-bt/report"
 VERSION = 1

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from ..encoders import device, locks, padding_counts
+from ..core import console, locks
+from ..encoders import padding_counts
 from ..encoders.policy import Decision, Reason
+from ..model import device
 from ..startup.settings import SIZE_UNITS, Settings
-from . import console
 
 RULE = "=" * 80
 TITLE = "BETTERTRANSFORMER OPTIMIZATION"

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from .. import locks, padding_rules
+from ...core import locks
+from .. import padding_rules
 from ..forward_hooks import is_compiling
 from . import inputs, prefix, store
 from .counts import Reason, ReuseCounts, Tally

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from .. import locks
+from ...core import locks
 
 
 class Reason(enum.Enum):

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from .. import locks
+from ...core import locks
 
 Kept = TypeVar("Kept")
 

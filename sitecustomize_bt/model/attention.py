@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .registry import Encoder
+from ..families.table import Encoder
 
 SDPA = "sdpa"
 

@@ -1,0 +1,1 @@
+"""What a release of somebody else's can break: private names and differences between versions."""

@@ -1,0 +1,27 @@
+"""SigLip: FramePack's picture encoder, and its text side."""
+
+from __future__ import annotations
+
+from .table import Sizes
+
+_PATCHES = {"image_size": 384, "patch_size": 14}
+
+# so400m; the reduced one has as many patches, heads as wide and fewer of them.
+SIZES = Sizes(
+    "SiglipVisionModel",
+    "SiglipVisionConfig",
+    true={
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 27,
+        **_PATCHES,
+    },
+    reduced={
+        "hidden_size": 288,
+        "intermediate_size": 1076,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 3,
+        **_PATCHES,
+    },
+)

@@ -1,0 +1,1 @@
+"""The way of one forward of an accelerated model."""
