@@ -15,7 +15,7 @@ from .report import file as report_file
 if TYPE_CHECKING:
     import torch
 
-    from .encoders.policy import Decision
+    from .core.decision import Decision
     from .report.status import Status
 
 __all__ = ["__version__", "apply", "forget", "install", "revert", "status", "uninstall"]
@@ -42,9 +42,9 @@ def uninstall() -> None:
     # First, so that a model which another thread is loading is not accelerated after all.
     activation.deactivate()
     # Loaded only if there was ever a model; importing it here would import torch.
-    acceleration = sys.modules.get(f"{__package__}.encoders.acceleration")
-    if acceleration is not None:
-        acceleration.revert_all()
+    applied = sys.modules.get(f"{__package__}.model.apply")
+    if applied is not None:
+        applied.revert_all()
 
 
 def apply(model: torch.nn.Module) -> Decision:
@@ -56,14 +56,14 @@ def apply(model: torch.nn.Module) -> Decision:
     longer) or it runs anything else, it is left alone and the decision says so. No weight is
     touched. Raises nothing of its own.
     """
-    from .encoders import acceleration
+    from .model import apply as applied
     from .report.narrator import narrator
 
     settings = session.current()
-    known = acceleration.applied_to(model)
+    known = applied.applied_to(model)
     if known is not None:
         return known
-    decision = acceleration.apply_built(model, settings)
+    decision = applied.apply_built(model, settings)
     narrator.tell(decision, settings)
     if decision.applied:
         with console.shielded("guarding against offloading"):
@@ -78,9 +78,9 @@ def revert(model: torch.nn.Module) -> bool:
     Hooks are removed and every config object is the one that was there. A model that was
     *loaded* with SDPA keeps it: nothing was in force before.
     """
-    from .encoders import acceleration
+    from .model import apply as applied
 
-    return acceleration.revert(model)
+    return applied.revert(model)
 
 
 def forget(model: torch.nn.Module) -> bool:
@@ -89,9 +89,9 @@ def forget(model: torch.nn.Module) -> bool:
     Such as what is written to a weight through ``.data`` or a numpy view. Returns whether anything
     is kept of this model at all.
     """
-    from .encoders import acceleration
+    from .model import apply as applied
 
-    return acceleration.forget(model)
+    return applied.forget(model)
 
 
 def status() -> Status:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,9 @@ for _name in [name for name in os.environ if name.startswith("FRAMEPACK_")]:
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 
+# Helpers that assert: pytest shows the values, as it does in a test module.
+pytest.register_assert_rewrite("meanwhile", "pads", "reusing", "sdpa", "starting")
+
 Runner = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -31,6 +35,11 @@ def ours(stderr: str) -> list[str]:
         "Encode reuse",
     )
     return [line for line in stderr.splitlines() if line.startswith(marks)]
+
+
+def without_numbers(line: str) -> str:
+    """``line`` without the time and the process in it."""
+    return re.sub(r"\d+", "", line)
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +66,15 @@ def run_python() -> Runner:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def libraries(run_python: Runner) -> frozenset[str]:
+    """What the libraries here print by themselves when transformers' models are imported."""
+    names = ("LlamaModel", "CLIPTextModel", "SiglipVisionModel")
+    named = ", ".join(f"transformers.{name}" for name in names)
+    done = run_python(f"import transformers; {named}")
+    return frozenset(map(without_numbers, done.stderr.splitlines()))
 
 
 @pytest.fixture(scope="session")

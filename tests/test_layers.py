@@ -221,7 +221,7 @@ def test_a_planted_violation_is_found(tmp_path: Path, module: str, line: str, pr
         ("model/device", "if TYPE_CHECKING:\n    from ..report import console"),
         ("hooks/ledger", "import wrapt"),
         ("hooks/ledger", "from .. import __version__"),
-        ("cli/doctor", "import torch\nfrom ..api import install\nfrom ..hooks import ledger"),
+        ("cli/status", "import torch\nfrom ..api import install\nfrom ..hooks import ledger"),
         ("__main__", "from .cli import doctor"),
     ],
 )

@@ -21,7 +21,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RELEASES = ("4.46.2", "4.48.3", "4.51.3", "4.57.6", "5.0.0", "5.17.0", "newest")
 TORCH = "torch==2.13.0"
-CORE = ("test_loading", "test_apply", "test_kernels", "test_offloading", "test_padding")
+CORE = (
+    *("hooks/test_loading", "hooks/test_offloading", "model/test_apply", "forward/test_kernels"),
+    *("padding/test_padding", "padding/test_padding_attention", "padding/test_padding_passed"),
+    *("padding/test_padding_compiling", "padding/test_padding_waits"),
+    *("padding/test_padding_threads", "padding/test_padding_beside"),
+)
 
 
 def make(folder: Path, release: str) -> Path:

@@ -21,7 +21,7 @@ PROGRAM = "sitecustomize-bt"
 _STATUSES = "exit status: 0 fine, 1 a finding or a failure, 2 wrong use"
 
 # Each has HELP (a sentence), EXAMPLE (a command line), SCHEMA (the version of its JSON),
-# add_arguments(parser) and run(options) -> Outcome. None imports torch before it runs.
+# add_arguments(parser) and run(options) -> CommandOutcome. None imports torch before it runs.
 COMMANDS: dict[str, ModuleType] = {
     "doctor": doctor,
     "status": status,

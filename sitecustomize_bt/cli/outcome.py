@@ -20,8 +20,8 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """``finding``: whether there is something to mend (exit status 1).
+class CommandOutcome:
+    """``finding``: whether there is something to fix (exit status 1).
 
     ``data``: what ``--json`` prints, beside ``schema`` and ``version``. ``blocks``: what a reader
     sees, tables and paragraphs in order.

@@ -1,20 +1,16 @@
-"""Tables on stdout and progress on stderr: by rich where it is installed, in plain text else."""
+"""Tables on stdout and progress on stderr: plain text, to which rich adds where it is installed."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import itertools
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
 
 from .outcome import Table
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 WIDTH = 80
 _GAP = "  "
@@ -28,15 +24,11 @@ def show(blocks: Sequence[Table | str]) -> None:
     for index, block in enumerate(blocks):
         if index:
             print()
-        if isinstance(block, str):
-            print("\n".join(_wrapped(line) for line in _shown(block).splitlines()))
+        if isinstance(block, Table):
+            _show_table(block)
         else:
-            _show_table(_table_shown(block))
-
-
-def _table_shown(table: Table) -> Table:
-    rows = [tuple(map(_shown, row)) for row in table.rows]
-    return dataclasses.replace(table, title=_shown(table.title), rows=rows)
+            # A path stays in one piece, to be copied.
+            print("\n".join(_wrapped(_shown(block), WIDTH, break_long_words=False)))
 
 
 def _shown(text: str) -> str:
@@ -44,46 +36,43 @@ def _shown(text: str) -> str:
     return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
 
 
-def _wrapped(line: str) -> str:
-    # A path stays in one piece, to be copied.
-    return textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False)
+def _wrapped(text: str, width: int, break_long_words: bool = True) -> list[str]:
+    # A path or a command that is broken at its hyphens cannot be copied.
+    wrapper = textwrap.TextWrapper(width, break_long_words=break_long_words, break_on_hyphens=False)
+    return [part for line in text.splitlines() for part in wrapper.wrap(line) or [""]]
 
 
 def _show_table(table: Table) -> None:
+    cells = [[_shown(cell) for cell in row] for row in (table.columns, *table.rows)]
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+    widths = _widths(cells, room)
+    heading, *rows = ("\n".join(_lines(row, widths, table.numbers)) for row in cells)
+    title = "\n".join(_wrapped(_shown(table.title), room, break_long_words=False))
     try:
-        from rich import box
         from rich.console import Console
-        from rich.table import Table as RichTable
+        from rich.text import Text
     except ImportError:
-        _plain_table(table)
+        print(title, heading, *rows, sep="\n")
         return
-    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
-    drawn = RichTable(
-        title=_literal(table.title),
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, len(_GAP) - 1, 0, 0),  # and the box's own line, which is a space
+    # Not to stdout itself: where nobody reads on (`... | head`), rich would end the program.
+    bold = io.StringIO()
+    Console(file=bold, force_terminal=sys.stdout.isatty()).print(
+        Text(title, "bold"), end="", soft_wrap=True
     )
-    widths = _widths(table, console.width - 1)  # the last column has its padding too
-    for index, (name, width) in enumerate(zip(table.columns, widths, strict=True)):
-        # Folded: half a path is of no use to anybody.
-        side: Literal["left", "right"] = "right" if index in table.numbers else "left"
-        drawn.add_column(name, justify=side, overflow="fold", width=width)
-    for row in table.rows:
-        # As text: a path or a message may hold what rich takes for markup.
-        drawn.add_row(*(_literal(cell) for cell in row))
-    console.on_broken_pipe = _broken_pipe
-    console.print(drawn)
+    dash = "\u2500" if (sys.stdout.encoding or "").lower().startswith("utf") else "-"
+    rule = dash * (sum(widths) + len(_GAP) * (len(widths) - 1))
+    print(bold.getvalue(), heading, rule, *rows, sep="\n")
 
 
-def _widths(table: Table, room: int) -> list[int]:
+def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
     """How wide each column is: as it likes, but for the widest ones where ``room`` is short."""
-    by_column = list(zip(table.columns, *table.rows, strict=True))
-    widths = [max(map(_longest_line, cells)) for cells in by_column]
+    columns = list(zip(*rows, strict=True))
+    widths = [max(len(line) for cell in cells for line in cell.split("\n")) for cells in columns]
     # No word is broken that is not a path or the like.
-    least = [min(max(map(_longest_word, cells)), _WORD) for cells in by_column]
+    least = [
+        min(max((len(word) for cell in cells for word in cell.split()), default=0), _WORD)
+        for cells in columns
+    ]
     while sum(widths) + len(_GAP) * (len(widths) - 1) > room:
         widest = max((w for w, word in zip(widths, least, strict=True) if w > word), default=0)
         if not widest:
@@ -96,44 +85,15 @@ def _widths(table: Table, room: int) -> list[int]:
     return widths
 
 
-def _longest_line(cell: str) -> int:
-    return max(map(len, cell.splitlines()), default=0)
-
-
-def _longest_word(cell: str) -> int:
-    return max(map(len, cell.split()), default=0)
-
-
-def _broken_pipe() -> None:
-    # Where nobody reads on (`... | head`), rich would end the program itself, with status 1.
-    raise BrokenPipeError
-
-
-def _literal(cell: str) -> Text:
-    from rich.text import Text
-
-    return Text(cell)
-
-
-def _plain_table(table: Table) -> None:
-    widths = _widths(table, WIDTH)
-    print(table.title)
-    for row in (table.columns, *table.rows):
-        cells = [_wrap(cell, width) for cell, width in zip(row, widths, strict=True)]
-        for parts in itertools.zip_longest(*cells, fillvalue=""):
-            aligned = (
-                part.rjust(width) if index in table.numbers else part.ljust(width)
-                for index, (part, width) in enumerate(zip(parts, widths, strict=True))
-            )
-            print(_GAP.join(aligned).rstrip())
-
-
-def _wrap(cell: str, width: int) -> list[str]:
-    # A path or a command that is broken at its hyphens cannot be copied.
-    wrapped = (
-        textwrap.wrap(line, width, break_on_hyphens=False) or [""] for line in cell.split("\n")
-    )
-    return [part for lines in wrapped for part in lines]
+def _lines(row: Sequence[str], widths: Sequence[int], numbers: Sequence[int]) -> Iterator[str]:
+    """One row of cells, which may take several lines."""
+    wrapped = [_wrapped(cell, width) for cell, width in zip(row, widths, strict=True)]
+    for parts in itertools.zip_longest(*wrapped, fillvalue=""):
+        aligned = (
+            part.rjust(width) if index in numbers else part.ljust(width)
+            for index, (part, width) in enumerate(zip(parts, widths, strict=True))
+        )
+        yield _GAP.join(aligned).rstrip()
 
 
 @contextlib.contextmanager
@@ -142,27 +102,14 @@ def progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
     if not sys.stderr.isatty():
         yield lambda _: None
         return
+    begun = itertools.count()
     try:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     except ImportError:
-        done = 0
-
-        def step(name: str) -> None:
-            nonlocal done
-            done += 1
-            print(f"{what} {done}/{total}: {name}", file=sys.stderr)
-
-        yield step
+        yield lambda name: print(f"{what} {next(begun) + 1}/{total}: {name}", file=sys.stderr)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
-        begun = 0
-
-        def rich_step(name: str) -> None:
-            nonlocal begun
-            bar.update(task, description=f"{what}: {name}", completed=begun)
-            begun += 1
-
-        yield rich_step
+        yield lambda name: bar.update(task, description=f"{what}: {name}", completed=next(begun))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..report import file as report_file
 from ..startup.settings import ENABLE, REPORT
-from .outcome import FailedError, Outcome, Table, WrongUseError
+from .outcome import CommandOutcome, FailedError, Table, WrongUseError
 
 HELP = "Print what the hook did in a program that has run, from its report file."
 EXAMPLE = (
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace) -> Outcome:
+def run(options: argparse.Namespace) -> CommandOutcome:
     """Read one report, or merge a folder of them.
 
     JSON: ``reports``, as in the files, with ``path`` beside; ``unreadable``, a sentence for each
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> Outcome:
     totals = _totals(reports)
     blocks: list[Table | str] = [*map(_table, reports), *unreadable, _summary(totals)]
     data = {"reports": reports, "unreadable": unreadable, "totals": totals}
-    return Outcome(bool(unreadable) or totals["accelerated"] == 0, data, blocks)
+    return CommandOutcome(bool(unreadable) or totals["accelerated"] == 0, data, blocks)
 
 
 def _read_all(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -67,10 +67,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise FailedError(f"{path} cannot be read as a report: {problem}") from error
     if not isinstance(report, dict) or report.get("schema") != report_file.SCHEMA:
         raise FailedError(f"{path} is not a report of this package")
-    if report.get("version") != report_file.VERSION:
+    if report.get("version") not in report_file.READABLE:
         raise FailedError(
             f"{path} has version {report.get('version')!r} of the report's shape; "
-            f"this command reads version {report_file.VERSION}"
+            f"this command reads versions {' and '.join(map(str, report_file.READABLE))}"
         )
     try:
         _table(report)

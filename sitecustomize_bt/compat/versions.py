@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from ..startup.settings import FORCE
+
 # tests/versions.py runs the core tests on the releases of transformers that stand for a change.
 KNOWN = {
     "transformers": ">=4.46.2,<6",
@@ -31,3 +33,8 @@ def unknown() -> str | None:
         if version is not None and not SpecifierSet(known).contains(version, prereleases=True):
             return f"{name} {version} is not known to work (known: {known})"
     return None
+
+
+def refusal(unknown: str) -> str:
+    """What is printed where ``unknown()`` has something to say."""
+    return f"{unknown}; models stay as they are, {FORCE}=1 tries anyway"

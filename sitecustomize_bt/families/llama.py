@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..compat import transformers as compat
+from ..compat.transformers import CACHES, sees_less
 from .table import Sizes
-from .text import CACHES, Text
+from .text import Text
 
 # "dynamic" and "longrope" choose frequencies by the sequence's length, which the skip changes.
 _FIXED_ROPES = ("default", "linear", "llama3", "yarn")
 
 
 def _why_not(module: Any) -> str:
-    reason = compat.sees_less(module.config)
+    reason = sees_less(module.config)
     if reason:
         return reason
     rope = getattr(module.rotary_emb, "rope_type", None)

@@ -60,6 +60,13 @@ class Encoder:
         return self.given is Given.PROMPT and not self.padding_read_by
 
     @property
+    def padding_stays(self) -> str:
+        """Why padding is computed, in words; empty where it may be skipped."""
+        if self.padding_read_by:
+            return f"{self.padding_read_by} reads what stands there"
+        return "" if self.skips_padding else "it is given no padding that nobody reads"
+
+    @property
     def text(self) -> Text | None:
         """The adapter by which padding is skipped; None where it never is."""
         if not self.skips_padding:

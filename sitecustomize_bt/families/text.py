@@ -6,9 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-# As transformers names keys and values; "cache" from 5.24 on.
-CACHES = ("past_key_values", "cache")
-
 
 @dataclass(frozen=True)
 class Text:
@@ -19,16 +16,19 @@ class Text:
     arguments; a call that passes any other is left alone. ``why_not(module)``: what about this
     model makes the result depend on what the mask hides, in words; empty if nothing does.
 
-    ``positions``: the name of the argument with each column's position, whose last axis is the
-    columns; empty where the forward only knows distances. ``position_axes``: how many axes may
-    stand before (batch, columns). ``packs``: whether rows may be computed one behind the other,
-    with positions and a mask of four dimensions. ``embedding``: the path of the module that looks
-    tokens up, whose dtype a mask has.
+    ``positions``: the name of the argument with the position of each column, shaped (batch or 1,
+    columns); empty where the forward only knows distances. ``position_axes``: the shapes that may
+    stand before that, as ((3,), (4,)) for three or four kinds of position. ``packs``: whether rows
+    may be computed one behind the other, with positions and a mask of four dimensions.
+    ``embedding``: the path of the module that looks tokens up; a mask has its dtype.
+    ``inexact_in``: the dtype in which the result depends on what the mask hides; empty if none.
     """
 
     causal: bool
     reads: frozenset[str]
     why_not: Callable[[Any], str]
     positions: str = ""
+    position_axes: tuple[tuple[int, ...], ...] = ((),)
     packs: bool = False
     embedding: str = "embed_tokens"
+    inexact_in: str = ""

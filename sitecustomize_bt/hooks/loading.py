@@ -8,8 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from ..core import console
-from ..families import table as registry
-from ..startup.settings import FORCE
+from ..families import table
 from .ledger import ledger
 from .post_import import when_imported
 from .session import session
@@ -20,12 +19,12 @@ _METHOD = "from_pretrained"
 
 def install() -> None:
     """Wrap the registered classes' ``from_pretrained``, now or when their module is imported."""
-    for name in registry.modules():
+    for name in table.modules():
         when_imported(name, _wrap_classes)
 
 
 def _wrap_classes(module: ModuleType) -> None:
-    named = [getattr(module, row.name, None) for row in registry.rows_of(module.__name__)]
+    named = [getattr(module, row.name, None) for row in table.rows_of(module.__name__)]
     # Something else may be called transformers.
     classes = [cls for cls in named if hasattr(cls, _METHOD)]
     if not classes:
@@ -35,8 +34,7 @@ def _wrap_classes(module: ModuleType) -> None:
 
     unknown = versions.unknown()
     if unknown and session.settings.enabled and not session.settings.force:
-        console.warn_once(f"{unknown}; models stay as they are, {FORCE}=1 tries anyway")
-        return
+        console.warn_once(versions.refusal(unknown))
     for cls in classes:
         ledger.replace(cls, _METHOD, functools.partial(_wrapper, cls))
 
@@ -63,7 +61,7 @@ def _from_pretrained(
     load = None
     with console.shielded("asking for SDPA"):
         # Behind the gate: this is where torch is first needed.
-        from ..encoders.load import Load
+        from ..model.load import Load
 
         load = Load(cls, args, kwargs, session.settings)
     result = wrapped(*args, **(kwargs if load is None else load.kwargs))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from ..compat.accelerate import places_offload
 from ..core import console
 from .ledger import ledger
 from .post_import import when_imported
@@ -38,10 +39,8 @@ class Offloader:
     def takes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The module that this call is about to offload, or None."""
         if self.device_map_at is not None:
-            from ..encoders import placement
-
             device_map = _argument(args, kwargs, self.device_map_at, "device_map")
-            if not isinstance(device_map, dict) or not placement.offloads(device_map):
+            if not isinstance(device_map, dict) or not places_offload(device_map):
                 return None
         return _argument(args, kwargs, self.model_at, self.parameter)
 
@@ -61,7 +60,7 @@ OFFLOADERS: tuple[Offloader, ...] = (
         "diffusers.modular_pipelines.components_manager", "custom_offload_with_hook", model_at=1
     ),
     # FramePack and its forks. Never imported by us: the module queries CUDA. uninstall_model is
-    # not here because placement.offloaded reads its effect off the model.
+    # not here because model.offload reads its effect off the model.
     Offloader("diffusers_helper.memory", _SWAPPER),
     Offloader("diffusers_helper.memory_v2", _SWAPPER),
 )
@@ -104,16 +103,16 @@ def _guard(module: ModuleType, row: Offloader) -> None:
 
 def _release(row: Offloader, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     # Where nothing was ever accelerated there is nothing to release.
-    acceleration = sys.modules.get("sitecustomize_bt.encoders.acceleration")
+    apply = sys.modules.get("sitecustomize_bt.model.apply")
     settings = session.current()
-    if acceleration is None or settings.offload == "keep":
+    if apply is None or settings.offload == "keep":
         return
     from ..report.narrator import narrator
 
     target = row.takes(args, kwargs)
     if target is not None:
         who = f"{row.module.partition('.')[0]}'s {row.function.rpartition('.')[2]}"
-        for decision in acceleration.release(target, who):
+        for decision in apply.release(target, who):
             narrator.tell(decision, settings)
 
 

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_AUTOSET = "_attn_implementation_autoset"
-_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+from ..compat import transformers as compat
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Request:
 
     ``known`` is False where the saved config is not on this machine yet, so that nobody can tell.
     ``autoset_done``: nobody asked, but the config says that a choice was made; see
-    ``attention.default``.
+    ``compat.transformers.default_attention``.
     """
 
     asked_by: str | None = None
@@ -54,14 +53,13 @@ def read(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request:
 
 
 def _from_object(config: Any) -> Request:
-    value = getattr(config, "_attn_implementation_internal", None)
+    value = compat.asked_in_config(config)
     if value is not None:
         return Request("config", value)
     if getattr(config, "output_attentions", False):
         return Request("config", "output_attentions")
-    nested = [v for v in vars(config).values() if hasattr(v, "_attn_implementation_internal")]
-    requests = [_from_object(part) for part in nested]
-    nobody = Request(autoset_done=getattr(config, _AUTOSET, False) is True)
+    requests = [_from_object(part) for part in compat.nested_configs(config)]
+    nobody = Request(autoset_done=compat.says_autoset(config))
     return next((request for request in requests if request.asked_by), nobody)
 
 
@@ -94,11 +92,11 @@ def _from_file(path: str) -> Request:
 def _from_saved(saved: Any) -> Request:
     if not isinstance(saved, dict):
         return Request()
-    for key in _KEYS:
-        if saved.get(key) is not None:
-            return Request("saved config", saved[key])
+    value = compat.asked_in_file(saved)
+    if value is not None:
+        return Request("saved config", value)
     if saved.get("output_attentions"):
         return Request("saved config", "output_attentions")
-    requests = (_from_saved(value) for value in saved.values())
-    nobody = Request(autoset_done=saved.get(_AUTOSET) is True)
+    requests = [_from_saved(part) for part in saved.values()]
+    nobody = Request(autoset_done=compat.says_autoset(saved))
     return next((request for request in requests if request.asked_by), nobody)

@@ -15,7 +15,8 @@ from ..core import console, locks
 from ..startup.settings import REPORT, Settings
 
 SCHEMA = "sitecustomize-bt/report"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)  # 1 has no outcomes
 
 _LIBRARIES = ("torch", "transformers", "accelerate", "diffusers")
 
@@ -81,9 +82,11 @@ def _report(settings: Settings) -> dict[str, Any]:
 
     ``process`` (``pid``, ``host``, ``rank``, ``program``, ``python``, ``started``, ``ended``),
     ``mode`` (off, on or auto), ``versions``, and ``models``, one for each decision: ``label``,
-    ``model_class``, ``applied``, ``reason``, ``line``, ``running`` (the attention implementation
-    read off the model), ``optimum`` (its answer), ``forwards``, ``seconds`` (of host time),
-    ``kernels`` (a list of ``kernel``, ``why_not_flash`` and ``forwards``), ``padding``
+    ``model_class``, ``applied``, ``reason``, ``line``, ``outcomes`` (since version 2; for each of
+    ``attention``, ``backends``, ``padding`` and ``reuse``: ``on``, ``reason``, ``detail``),
+    ``running`` (the attention implementation read off the model), ``optimum`` (its answer),
+    ``forwards``, ``seconds`` (of host time), ``kernels`` (a list of ``kernel``, ``why_not_flash``
+    and ``forwards``), ``padding``
     (``forwards``, ``trimmed``, ``tokens_given``, ``tokens_computed`` and ``passed_through``, a
     count by reason) and ``reuse`` (calls ``answered`` from what is kept, calls ``computed``, those
     of them ``continued`` from a known prefix, ``tokens_known`` by that, ``dropped``, how often all

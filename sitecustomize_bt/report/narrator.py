@@ -1,12 +1,10 @@
-"""What is said on stderr about each decision, and what is kept of it."""
+"""What is said on stderr about each decision."""
 
 from __future__ import annotations
 
-from collections import deque
-
-from ..core import console, locks
-from ..encoders import padding_counts
-from ..encoders.policy import Decision, Reason
+from ..compat import versions
+from ..core import console, decisions, locks
+from ..core.decision import Decision, Reason
 from ..model import device
 from ..startup.settings import SIZE_UNITS, Settings
 
@@ -30,9 +28,6 @@ OFF_BY_DEFAULT = (
     "  (Can cause performance issues with memory offloading)"
 )
 
-# A long-lived host may load models without end.
-_KEPT = 1000
-
 
 class Narrator:
     """Tells each thing once; one per process."""
@@ -40,26 +35,20 @@ class Narrator:
     def __init__(self) -> None:
         self._lock = locks.new()
         self._told: set[str] = set()
-        self._kept: deque[Decision] = deque(maxlen=_KEPT)
-
-    def decisions(self) -> tuple[Decision, ...]:
-        """The last decisions, oldest first."""
-        with self._lock:
-            return tuple(self._kept)
 
     def tell(self, decision: Decision, settings: Settings) -> None:
-        """Keep ``decision`` and print what is to be said about it; raises nothing."""
+        """Print what is to be said about ``decision``, once; raises nothing."""
         console.set_level(settings.log)
         with console.shielded("a line about a model"), self._lock:
-            # Threads that apply one model at once are all handed the one decision.
-            if any(decision is kept for kept in self._kept):
+            if not decisions.is_news(decision):
                 return
-            self._kept.append(decision)
             if decision.reason is Reason.OFF:
                 if settings.tells_demo_users:
                     self._once(OFF_BY_DEFAULT)
             elif decision.reason is Reason.FAST_START:
                 self._once(FAST_START)
+            elif decision.reason is Reason.UNKNOWN_VERSION:
+                console.warn_once(versions.refusal(decision.detail))
             else:
                 if settings.rank == 0:  # one banner for all workers
                     self._banner(settings)
@@ -90,4 +79,3 @@ class Narrator:
 _WARNED = frozenset({Reason.MEMORY_V2, Reason.OFFLOADED, Reason.NO_SDPA})
 
 narrator = Narrator()
-padding_counts.tellers.append(console.fault)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..encoders import activity
-from ..encoders.activity import Activity
-from ..encoders.policy import Decision
-from .narrator import narrator
+from ..core import decisions
+from ..core.counts import PaddingCounts, ReuseCounts
+from ..core.decision import Decision
+from ..core.decisions import Activity
 
 
 @dataclass(frozen=True)
@@ -21,50 +21,38 @@ class ModelStatus:
 
     def as_data(self) -> dict[str, Any]:
         """Nothing but what JSON knows."""
-        decision, done = self.decision, self.activity
-        padding = done.padding if done else None
-        reuse = done.reuse if done else None
+        decision, done = self.decision, self.activity or Activity()
+        measured = done.measured
         return {
             "label": decision.label,
             "model_class": decision.model_class,
             "applied": decision.applied,
             "reason": decision.reason.value,
             "line": decision.line,
+            "outcomes": {
+                name: {"on": one.on, "reason": one.reason.value, "detail": one.detail}
+                for name, one in decision.outcomes.items()
+            },
             "running": decision.running,
             "optimum": decision.optimum,
-            "forwards": done.forwards if done else None,
-            "seconds": done.seconds if done else None,
+            "forwards": measured.forwards if measured else None,
+            "seconds": measured.seconds if measured else None,
             "kernels": None
-            if done is None or done.kernels is None
+            if measured is None
             else [
                 {"kernel": one.kernel, "why_not_flash": one.why_not_flash, "forwards": number}
-                for one, number in done.kernels.items()
+                for one, number in measured.kernels.items()
             ],
-            "padding": None
-            if padding is None
-            else {
-                "forwards": padding.forwards,
-                "trimmed": padding.trimmed,
-                "tokens_given": padding.tokens_given,
-                "tokens_computed": padding.tokens_computed,
-                "passed_through": {
-                    reason.value: number for reason, number in padding.passed_through.items()
-                },
-            },
-            "reuse": None
-            if reuse is None
-            else {
-                "answered": reuse.answered,
-                "computed": reuse.computed,
-                "continued": reuse.continued,
-                "tokens_known": reuse.tokens_known,
-                "dropped": reuse.dropped,
-                "kept_bytes": reuse.kept_bytes,
-                "passed_through": {
-                    reason.value: number for reason, number in reuse.passed_through.items()
-                },
-            },
+            "padding": _counts(done.padding),
+            "reuse": _counts(done.reuse),
         }
+
+
+def _counts(counts: PaddingCounts | ReuseCounts | None) -> dict[str, Any] | None:
+    if counts is None:
+        return None
+    passed = {reason.value: number for reason, number in counts.passed_through.items()}
+    return {**vars(counts), "passed_through": passed}
 
 
 def what_was_done(model: dict[str, Any]) -> Iterator[str]:
@@ -130,4 +118,4 @@ class Status:
 
 def models() -> tuple[ModelStatus, ...]:
     """Every decision of this process that is kept, and what came of it."""
-    return tuple(ModelStatus(one, activity.of(one)) for one in narrator.decisions())
+    return tuple(ModelStatus(one.decision, one.activity()) for one in decisions.kept())

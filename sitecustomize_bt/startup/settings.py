@@ -35,13 +35,11 @@ AUTO_WORDS = ("auto",)
 LOG_LEVELS = ("silent", "warning", "info", "debug")
 OFFLOAD_POLICIES = ("skip", "keep")
 BACKEND_NAMES = ("flash", "efficient", "math", "cudnn")
-SIZE_UNITS = {
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
+SIZE_UNITS: dict[str, int] = {
+    f"{prefix}{ending}": base**power
+    for power, prefix in enumerate(("", "k", "m", "g", "t"))
+    for base, endings in ((1000, ("", "b")), (1024, ("i", "ib")))
+    for ending in endings
 }
 REUSE_BYTES = 256 * SIZE_UNITS["mb"]
 
@@ -213,15 +211,19 @@ def _reuse(environ: Mapping[str, str], warnings: list[str]) -> int:
     word = _word(environ, REUSE)
     if word in ON_WORDS:
         return REUSE_BYTES
-    size = 0 if word in (*OFF_WORDS, "") else _size(word)
-    if size is None:
+    if word in (*OFF_WORDS, ""):
+        return 0
+    # A bare number may be meant as megabytes, or as a switch.
+    asked = size(word) if word[-1].isalpha() else None
+    if asked is None:
         accepted = "/".join((*ON_WORDS, *OFF_WORDS)) + " or a size like 512MB"
         warnings.append(_not_understood(REUSE, word, accepted, "nothing is reused"))
-    return size or 0
+    return asked or 0
 
 
-def _size(word: str) -> int | None:
-    """Bytes; None if ``word`` is not a number with a unit."""
+def size(text: str) -> int | None:
+    """The bytes in ``16GB``, ``1.5 GiB``, ``500m`` or ``12``; None if ``text`` is no size."""
+    word = text.strip().lower()
     number = word.rstrip("abcdefghijklmnopqrstuvwxyz")
     unit = SIZE_UNITS.get(word[len(number) :])
     whole, _, part = number.strip().partition(".")

@@ -5,7 +5,7 @@
 
 LLaMA-3-8B's widths, 351 padded tokens, under accelerate's cpu_offload and disk_offload and under a
 swapper in the manner of FramePack's; last, the same prompt again with encode reuse. Each row is
-paired in one run (see cli/timing.py).
+paired in one run (see cli/bench/timing.py).
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import transformers
 from accelerate.utils import PrefixedDataset
 
 import sitecustomize_bt
-from sitecustomize_bt.cli.shapes import DTYPES, LLAMA, prompt
-from sitecustomize_bt.cli.timing import in_turns, show, surroundings
+from sitecustomize_bt.cli.bench.inputs import prompt
+from sitecustomize_bt.cli.bench.timing import in_turns, line, surroundings
+from sitecustomize_bt.families.table import row_named
 from sitecustomize_bt.startup.settings import REUSE
 
 fetched = 0
@@ -82,21 +83,23 @@ def main() -> None:
     """Read the command line and print the table."""
     parser = argparse.ArgumentParser(description="What staying on under offloading costs.")
     parser.add_argument("--device", default="cpu", help="where it computes")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--turns", type=int, default=7)
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     PrefixedDataset.__getitem__ = counting(PrefixedDataset.__getitem__)
-    config = transformers.LlamaConfig(**LLAMA, num_hidden_layers=options.layers)
-    print(surroundings(options.device))
+    dtype = getattr(torch, options.dtype)
+    widths = row_named("LlamaModel").sizes.true
+    config = transformers.LlamaConfig(**widths, num_hidden_layers=options.layers)
+    print(line(surroundings(options.device)))
     heads = f"{'untouched MB':>14}{'kept MB':>10}{'untouched ms':>14}{'kept ms':>10}"
     print(f"{'fetched and timed per forward':<42}{heads}  speed-up")
     for name, offload in OFFLOADS.items():
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             torch.manual_seed(0)
-            untouched = transformers.LlamaModel(config).to(DTYPES[options.dtype]).eval()
-            kept = transformers.LlamaModel(config).to(DTYPES[options.dtype]).eval()
+            untouched = transformers.LlamaModel(config).to(dtype).eval()
+            kept = transformers.LlamaModel(config).to(dtype).eval()
             kept.load_state_dict(untouched.state_dict(), assign=True)
             offload(untouched, options.device, f"{folder}/untouched")
             offload(kept, options.device, f"{folder}/kept")
@@ -106,7 +109,7 @@ def main() -> None:
                 decision = sitecustomize_bt.apply(kept)
                 if not decision.applied:
                     raise SystemExit(decision.line)
-                inputs = prompt(1, real, "right", options.device)
+                inputs = prompt(1, real, "right", options.device, vocabulary=config.vocab_size)
                 kept(**inputs)
                 variants = {
                     "untouched": lambda: untouched(**inputs),  # noqa: B023 - called at once
@@ -116,7 +119,7 @@ def main() -> None:
                 timings = in_turns(variants, options.turns)
                 cells = f"{megabytes['untouched']:>14.1f}{megabytes['kept']:>10.1f}"
                 cells += "{:>14.1f}{:>10.1f}".format(*(1e3 * timings.median(v) for v in variants))
-                speedup = show(timings.speedup("untouched", "kept"))
+                speedup = timings.speedup("untouched", "kept")
                 print(f"{f'{name}, {real} of 351 real{what}':<42}{cells}  {speedup}", flush=True)
 
 

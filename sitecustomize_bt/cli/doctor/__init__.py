@@ -1,0 +1,115 @@
+"""Say whether the hook is on here, and if not, why not and what to do.
+
+Each section of the table is a function that yields checks; ``run`` lists them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from ... import __version__
+from ...core import console
+from ...families import table
+from ...startup import settings
+from .. import screen
+from ..outcome import CommandOutcome, Table
+from . import device, host, installed, libraries, others, startup, switch
+from .check import Check, CheckState, problem
+
+HELP = "Say whether the hook is on here, and if not, why not and what to do."
+EXAMPLE = "sitecustomize-bt doctor -- python demo_gradio.py"
+SCHEMA = 2
+
+_MARKS = {CheckState.FINE: "ok", CheckState.NOTE: "note", CheckState.PROBLEM: "PROBLEM"}
+_ON = (
+    "On: {} models that a program loads here are accelerated where that is exact and safe; "
+    "it prints one line for each."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What this command takes."""
+    parser.add_argument(
+        "host",
+        nargs="*",
+        metavar="WORD",
+        help="after --: the command line of your program, for its flags to be seen (not started)",
+    )
+
+
+def run(options: argparse.Namespace) -> CommandOutcome:
+    """Look at everything between the variable and an accelerated model.
+
+    JSON: ``on`` (whether models are accelerated), ``verdict`` (the sentence), ``python`` (the
+    interpreter looked at) and ``checks``, a list of objects with ``section``, ``name``, ``state``
+    (``fine``, ``note`` or ``problem``), ``text``, ``fix`` (empty unless a problem) and ``stops``
+    (whether nothing is accelerated because of it).
+    """
+    program = host.read(options.host)
+    asked = settings.read(os.environ, program.argv)
+    copies = installed.copies()
+    sections: dict[str, Callable[[], Iterable[Check]]] = {
+        "start-up": lambda: startup.checks(program, copies, options.ran_at_startup),
+        "switch": lambda: switch.checks(asked, os.environ.get(settings.ENABLE, "")),
+        "versions": lambda: libraries.checks(asked.force),
+        "device": lambda: device.checks(asked),
+        "backends": lambda: device.backends(asked),
+        "others": lambda: others.checks(copies),
+    }
+    found: dict[str, list[Check]] = {}
+    with screen.progress("Looking", len(sections)) as step:
+        for name, look in sections.items():
+            step(name)
+            try:
+                found[name] = list(look())
+            except Exception as error:  # one odd library must not hide the other sections
+                if options.debug:
+                    raise
+                text = f"{name} could not be looked at ({console.sentence(error)})"
+                fix = "`sitecustomize-bt doctor --debug` shows where"
+                found[name] = [problem("doctor", text, fix)]
+    checks = [check for section in found.values() for check in section]
+    return CommandOutcome(
+        finding=any(check.state is CheckState.PROBLEM for check in checks),
+        data={
+            "on": not any(check.stops for check in checks),
+            "verdict": verdict(checks),
+            "python": sys.executable,
+            "checks": [
+                {"section": name, **dataclasses.asdict(check), "state": check.state.value}
+                for name, section in found.items()
+                for check in section
+            ],
+        },
+        blocks=tuple(_blocks(found, checks)),
+    )
+
+
+def verdict(checks: Sequence[Check]) -> str:
+    """Whether the hook is on, in a sentence that says what to fix first, and how."""
+    problems = [check for check in checks if check.state is CheckState.PROBLEM]
+    if not problems:
+        *families, last = dict.fromkeys(row.family for row in table.ENCODERS)
+        return _ON.format(f"{', '.join(families)} and {last}")
+    stopping = [check for check in problems if check.stops]
+    first, word = (stopping[0], "Off") if stopping else (problems[0], "On, with a problem")
+    more = len(problems) - 1
+    rest = f" {more} more {'problem' if more == 1 else 'problems'} above." if more else ""
+    return f"{word}: {first.text}; {first.fix}.{rest}"
+
+
+def _blocks(found: Mapping[str, list[Check]], checks: Sequence[Check]) -> Iterator[Table | str]:
+    rows = [
+        ("" if index else name, check.name, _MARKS[check.state], check.text)
+        for name, section in found.items()
+        for index, check in enumerate(section)
+    ]
+    yield Table(f"sitecustomize_bt {__version__}", ("section", "check", "", "found"), rows)
+    fixes = [(check.name, check.fix) for check in checks if check.state is CheckState.PROBLEM]
+    if len(fixes) > 1:
+        yield Table("To fix", ("check", "do this"), fixes)
+    yield verdict(checks)

@@ -1,0 +1,167 @@
+"""Does the hook run when Python starts? Looked up in what is installed, and tried."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ... import __version__
+from ...startup.settings import ENABLE
+from . import installed
+from .check import Check, fine, note, problem, stop
+from .host import FLAGS, Host
+from .installed import DISTRIBUTION, PACKAGE, Copy
+
+_SECONDS = 60
+
+# A fresh Python prints this of itself. The empty line ends what others have printed.
+_PROBE = f"""
+import json, sys
+bootstrap = sys.modules.get("{PACKAGE}.startup.bootstrap")
+finders = [type(finder).__module__ for finder in sys.meta_path]
+print()
+print(json.dumps({{
+    "prefix": sys.prefix,
+    "version": "%d.%d.%d" % sys.version_info[:3],
+    "flags": [name for name in {tuple(FLAGS)!r} if getattr(sys.flags, name)],
+    "bootstrap": bootstrap and bootstrap.__file__,
+    "armed": "{PACKAGE}.startup.trigger" in finders,
+}}))
+"""
+
+_NO_VARIABLES = "makes Python ignore variables, so the hook does nothing"
+_STOPPING = {
+    "no_site": "makes Python read no start-up files",
+    "isolated": _NO_VARIABLES,
+    "ignore_environment": _NO_VARIABLES,
+}
+_NOT_RUN = "not in a fresh interpreter with the variable set"
+
+
+@dataclass(frozen=True)
+class Started:
+    """A fresh interpreter with the host's options and the variable set.
+
+    ``flags``: the names in FLAGS that are set. ``bootstrap``: the start-up code's file, if it ran.
+    ``armed``: whether it now waits for the libraries. ``complaint``: the last line on its stderr.
+    """
+
+    prefix: str
+    version: str
+    flags: list[str]
+    bootstrap: str | None
+    armed: bool
+    complaint: str
+
+    @property
+    def package(self) -> Path | None:
+        """The folder of the package whose start-up code ran."""
+        return Path(self.bootstrap).resolve().parents[1] if self.bootstrap else None
+
+
+def checks(host: Host, copies: list[Copy], ran_here: bool) -> Iterator[Check]:
+    """``ran_here``: whether the start-up code ran in this process."""
+    started = _start(host)
+    if isinstance(started, str):
+        text = f"{host.python} cannot be started ({started})"
+        yield stop("interpreter", text, f'make `{host.python} -c "print(1)"` work first')
+        return
+    # With -S, a venv's Python reports the prefix of its base Python.
+    elsewhere = host.given and "no_site" not in started.flags and started.prefix != sys.prefix
+    if elsewhere:
+        text = f"the program runs in {started.prefix}; what follows is about {sys.prefix}"
+        yield problem("interpreter", text, f"`{host.python} -m {PACKAGE} doctor` looks there")
+    else:
+        yield fine("interpreter", f"Python {started.version}, {host.python}")
+    found = [*_flags(started, copies), *_installed(copies), *_package(started, copies)]
+    yield from found
+    if started.package and started.armed:
+        here = "ran in this process" if ran_here else "not in this process"
+        yield fine("runs", f"{here}; runs in a fresh one with the variable set (tried)")
+    elif any(check.stops for check in found):  # which is why
+        yield note("runs", _NOT_RUN)
+    elif started.package:
+        text = f"it started and failed: {started.complaint}"
+        yield stop("runs", text, f"`{copies[0].again}`")
+    elif elsewhere:
+        fix = f"`{host.python} -m pip install {copies[0].source}`"
+        yield stop("runs", f"{_NOT_RUN}, in {started.prefix}", fix)
+    elif not {copy.folder for copy in copies}.intersection(installed.site_folders()):
+        folder = f"{copies[0].folder} is no site folder, so its .pth files are not read"
+        fix = f"`{sys.executable} -m pip install {copies[0].source}`"
+        yield stop("runs", f"{_NOT_RUN}: {folder}", fix)
+    else:
+        yield stop("runs", _NOT_RUN, f"`{copies[0].again}`")
+
+
+def _start(host: Host) -> Started | str:
+    """A fresh interpreter, or why there is none."""
+    try:
+        done = subprocess.run(
+            [host.python, *host.options, "-c", _PROBE],
+            env={**os.environ, ENABLE: "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
+        )
+        complaint = (done.stderr.splitlines() or [""])[-1]
+        if done.returncode != 0:
+            return f"it ends with status {done.returncode}: {complaint}"
+        return Started(**json.loads(done.stdout.splitlines()[-1]), complaint=complaint)
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _flags(started: Started, copies: list[Copy]) -> Iterator[Check]:
+    stopping = [name for name in _STOPPING if name in started.flags]
+    if "isolated" in stopping:  # it sets the others as well
+        stopping = ["isolated"]
+    for name in stopping:
+        option = f"-{FLAGS[name]}"
+        yield stop("flags", f"{option} {_STOPPING[name]}", f"start Python without {option}")
+    for_user = copies and all(copy.folder == installed.user_folder() for copy in copies)
+    if for_user and not stopping and "no_user_site" in started.flags:
+        folder = f"{copies[0].folder}, where it is installed"
+        text = f"-s or PYTHONNOUSERSITE keeps Python from {folder}"
+        yield stop("flags", text, "start Python without, or install it for all users")
+    elif not stopping:
+        yield fine("flags", "none that would stop it")
+
+
+def _installed(copies: list[Copy]) -> Iterator[Check]:
+    if not copies:
+        text = f"{DISTRIBUTION} is not installed in {sys.prefix}"
+        pip = f"`{sys.executable} -m pip install` its folder or wheel"
+        yield stop("installed", text, f"{pip}, or run this with the Python of your program")
+        return
+    shown = " and ".join(f"{copy.version} in {copy.folder}" for copy in copies)
+    if len(copies) > 1:
+        fix = f"`pip uninstall {DISTRIBUTION}` until none is left, then install it once"
+        yield problem("installed", f"{len(copies)} times: {shown}", fix)
+    else:
+        yield fine("installed", shown)
+    for copy in copies:
+        yield from (problem("start-up files", text, f"`{copy.again}`") for text in copy.faults)
+    if not any(copy.faults for copy in copies):
+        yield fine("start-up files", "both there, with the hashes in RECORD")
+
+
+def _package(started: Started, copies: list[Copy]) -> Iterator[Check]:
+    here = Path(__file__).resolve().parents[2]
+    ours = copies[0].package if copies else None
+    theirs = started.package or ours
+    if started.package and ours and started.package != ours.resolve():
+        text = f"start-up runs {started.package}, and {ours} is what is installed"
+        yield problem("package", text, "take the other one off the path (is it in PYTHONPATH?)")
+    elif theirs and theirs != here:
+        yield note("package", f"this command is {here}; programs get {theirs}")
+    elif theirs:
+        yield fine("package", f"{__version__}, {here}")

@@ -1,0 +1,222 @@
+"""Saved models on disk: which encoders of the table a folder holds, and how one is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..compat import transformers as compat
+from ..families import table
+from ..families.table import Encoder
+from .outcome import FailedError, WrongUseError
+
+if TYPE_CHECKING:
+    import torch
+
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+# safetensors' names of those; any other weights are quantized, and no dtype changes their size.
+_SAFETENSORS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+# In the order in which transformers looks for them.
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """One encoder on disk.
+
+    ``dtype``: as saved, by config.json or else by the weights. ``floats``: the bytes of the
+    weights of each dtype; both as torch names it.
+    """
+
+    path: Path
+    row: Encoder
+    dtype: str
+    weights_bytes: int
+    floats: dict[str, int]
+
+    def bytes_as(self, dtype: str) -> int:
+        """What the weights take in memory, loaded as ``dtype``."""
+        size = ITEM_BYTES[dtype]
+        scaled = sum(bytes * size // ITEM_BYTES[name] for name, bytes in self.floats.items())
+        return self.weights_bytes - sum(self.floats.values()) + scaled
+
+
+def find(folder: Path, class_name: str | None = None) -> list[SavedModel]:
+    """Every encoder of the table in ``folder``: a saved model's, or a pipeline's with several.
+
+    ``class_name``: the class to load it as; of a pipeline, the only class that is taken.
+    """
+    asked = None if class_name is None else _row(class_name)
+    if not folder.is_dir():
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise WrongUseError(f"{folder} {problem}")
+    if (folder / "config.json").is_file():
+        config = _read(folder / "config.json")
+        return [_saved(folder, config, asked or _row(_named_class(folder, config)))]
+    found, others = [], []
+    for part in _parts(folder):
+        config = _read(part / "config.json")
+        name = _named_class(part, config)
+        row = table.row_named(name)
+        if row is not None and asked in (None, row):
+            found.append(_saved(part, config, row))
+        else:
+            others.append(f"{part.name} ({name})")
+    if others and not found:
+        wanted = class_name or f"a supported class ({_supported()})"
+        raise WrongUseError(f"{folder} has no part of {wanted}, only {', '.join(others)}")
+    if not found:
+        raise WrongUseError(f"{folder} is no saved model: it has no config.json")
+    return found
+
+
+def class_of(saved: SavedModel) -> Any:
+    """transformers' class, from a transformers that prints nothing but errors."""
+    try:
+        import torch  # noqa: F401 - without it, transformers has names for its classes and no more
+        import transformers
+    except ImportError as error:
+        raise FailedError(f"a model cannot be loaded here: {error}") from error
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return getattr(transformers, saved.row.name)
+
+
+def load(saved: SavedModel, attention: str | None, dtype: str, device: str) -> torch.nn.Module:
+    """The model by its class's ``from_pretrained``, in eval mode, on ``device``.
+
+    ``attention``: the ``attn_implementation`` to ask for; None asks for none.
+    """
+    cls = class_of(saved)
+    import torch
+
+    options = {compat.dtype_keyword(): getattr(torch, dtype)}
+    if attention is not None:
+        options["attn_implementation"] = attention
+    try:
+        model, loading = cls.from_pretrained(
+            str(saved.path), local_files_only=True, output_loading_info=True, **options
+        )
+        placed: torch.nn.Module = model.eval().to(device)
+    except Exception as error:
+        raise FailedError(
+            f"{saved.path} cannot be loaded as {saved.row.name}: {first_line(error)}"
+        ) from error
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        # transformers makes them up at random, so no two loads would be the same model.
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise FailedError(
+            f"{saved.path} does not hold all weights of {saved.row.name}: "
+            f"{missing[0]}{more} missing"
+        )
+    return placed
+
+
+def first_line(error: Exception) -> str:
+    """What ``error`` says, without what may follow it."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The folders of a pipeline's parts that have a config.json."""
+    # The parts of FramePack come without a model_index.json.
+    names = [row.role for row in table.ENCODERS if row.role]
+    if (folder / "model_index.json").is_file():
+        index = _read(folder / "model_index.json")
+        # Parts are [library, class] pairs; those of other libraries are no encoders of ours.
+        names = [k for k, v in index.items() if isinstance(v, list) and v[:1] == ["transformers"]]
+    return [folder / name for name in names if (folder / name / "config.json").is_file()]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise WrongUseError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise WrongUseError(f"{path} is not a JSON object")
+    return value
+
+
+def _named_class(folder: Path, config: dict[str, Any]) -> str:
+    """The class that the folder's config names, supported or not."""
+    classes, model_type = config.get("architectures"), config.get("model_type")
+    name = classes[0] if isinstance(classes, list) and classes else None
+    by_type = {row.model_type: row.name for row in table.ENCODERS if row.model_type}
+    if table.row_named(str(name)) is None:
+        name = by_type.get(str(model_type)) or name or model_type
+    if name is None:
+        raise WrongUseError(f"{folder / 'config.json'} names neither a class nor a model_type")
+    return str(name)
+
+
+def _row(name: str) -> Encoder:
+    row = table.row_named(name)
+    if row is None:
+        raise WrongUseError(f"{name} is not supported (supported: {_supported()})")
+    return row
+
+
+def _supported() -> str:
+    return ", ".join(row.name for row in table.ENCODERS)
+
+
+def _saved(folder: Path, config: dict[str, Any], row: Encoder) -> SavedModel:
+    files = _weight_files(folder)
+    if not files:
+        raise WrongUseError(f"{folder} has a config.json and no weights")
+    total = sum(file.stat().st_size for file in files)
+    floats = _floats(files)
+    dtype = config.get("dtype") or config.get("torch_dtype")
+    if dtype not in ITEM_BYTES:
+        dtype = max(floats, key=lambda name: floats[name], default="float32")
+    if files[0].suffix != ".safetensors":
+        floats[dtype] = total  # nothing else is known of them
+    return SavedModel(folder, row, dtype, total, floats)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that ``from_pretrained`` would read."""
+    for name in _WEIGHTS:
+        file, index = folder / name, folder / f"{name}.index.json"
+        if file.is_file():
+            return [file]
+        if not index.is_file():
+            continue
+        shards = _read(index).get("weight_map") or {}
+        if not isinstance(shards, dict) or not all(type(s) is str for s in shards.values()):
+            raise WrongUseError(f"{index} does not say where weights are")
+        files = [folder / shard for shard in sorted(set(shards.values()))]
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise WrongUseError(f"{folder} lacks {', '.join(missing)}, which its index names")
+        return files
+    return []
+
+
+def _floats(files: list[Path]) -> Counter[str]:
+    """The bytes of the weights of each dtype, read off the files' headers."""
+    try:
+        import safetensors
+    except ImportError as error:
+        raise FailedError(f"a model cannot be loaded here: {error}") from error
+    sizes: Counter[str] = Counter()
+    for file in (file for file in files if file.suffix == ".safetensors"):
+        try:
+            with safetensors.safe_open(file, "numpy") as opened:  # "pt" would import torch
+                for weight in map(opened.get_slice, opened.keys()):
+                    dtype = _SAFETENSORS.get(weight.get_dtype())
+                    if dtype is not None:
+                        sizes[dtype] += ITEM_BYTES[dtype] * math.prod(weight.get_shape())
+        except (OSError, safetensors.SafetensorError) as error:
+            # Weights are cut off behind a whole header: to load them is what fails.
+            if "incomplete" not in str(error).lower():
+                raise WrongUseError(f"{file} is not a safetensors file: {error}") from error
+    return sizes

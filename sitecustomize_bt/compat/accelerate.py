@@ -1,0 +1,74 @@
+"""accelerate: the hooks that it hangs on modules, and where they fetch weights from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+# These move a model as a whole. Others say themselves whether they offload (``.offload``).
+_WHOLE_MODEL_HOOKS = ("CpuOffload", "CustomOffloadHook")  # the second is diffusers' own
+
+_HOOK = "_hf_hook"
+_OLD_FORWARD = "_old_forward"
+
+
+def hooks_of(own: dict[str, Any]) -> Iterator[Any]:
+    """The hooks in a module's namespace: accelerate keeps one, which may hold several."""
+    hook = own.get(_HOOK)
+    if hook is not None:
+        yield from _all(hook)
+
+
+def _all(hook: Any) -> Iterator[Any]:
+    for part in getattr(hook, "hooks", ()):  # a SequentialHook
+        yield from _all(part)
+    yield hook
+
+
+def offloads(own: dict[str, Any]) -> str | None:
+    """Whose hook offloads the module's weights; None if none does."""
+    for hook in hooks_of(own):
+        if getattr(hook, "offload", False) or type(hook).__name__ in _WHOLE_MODEL_HOOKS:
+            return type(hook).__module__.partition(".")[0]
+    return None
+
+
+def fetches_weights(own: dict[str, Any]) -> bool:
+    """Whether the module's own weights are fetched for each forward, from elsewhere."""
+    return any(getattr(hook, "offload", False) is True for hook in hooks_of(own))
+
+
+def old_forwards(own: dict[str, Any]) -> list[Any]:
+    """What the forward that accelerate puts on a module calls in turn: one, or none."""
+    return [own[_OLD_FORWARD]] if _OLD_FORWARD in own else []
+
+
+def weights_elsewhere(
+    owns: Iterable[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], set[str]]:
+    """The dicts of tensors, and the files on disk, that weights are fetched from.
+
+    ``owns``: the modules' namespaces. Raises LookupError where it is something else.
+    """
+    dicts: dict[int, dict[str, Any]] = {}
+    paths: set[str] = set()
+    for own in owns:
+        for hook in hooks_of(own):
+            source = getattr(hook, "weights_map", None)
+            source = getattr(source, "dataset", source)  # a PrefixedDataset looks into another
+            held = source if isinstance(source, dict) else getattr(source, "state_dict", None)
+            if isinstance(held, dict):
+                dicts[id(held)] = held
+            elif source is not None:
+                raise LookupError(f"weights come from a {type(source).__name__}")
+            folder = getattr(source, "save_folder", None) or ""
+            for name, entry in (getattr(source, "index", None) or {}).items():
+                paths.add(entry.get("safetensors_file") or os.path.join(folder, f"{name}.dat"))
+    return list(dicts.values()), paths
+
+
+def places_offload(device_map: dict[str, Any]) -> bool:
+    """Whether a ``device_map`` leaves weights where they are not computed with."""
+    places = {str(place) for place in device_map.values()}
+    return "disk" in places or (len(places) > 1 and bool(places & {"cpu", "meta"}))

@@ -1,0 +1,15 @@
+"""FramePack's DynamicSwapInstaller, which replaces a module's class by one that fetches weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_MARK = "forge_backup_original_class"
+
+# All that its class adds to the one it inherits from.
+ADDED = frozenset(("__getattr__",))
+
+
+def swaps(own: dict[str, Any]) -> bool:
+    """Whether the module with this namespace is swapped."""
+    return _MARK in own

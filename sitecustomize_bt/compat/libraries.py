@@ -1,0 +1,126 @@
+"""Whose code may run inside of a forward that is cut or reused: the allow-list.
+
+A class is on it if it comes from one of these modules, and everything that it defines is defined in
+the module that it comes from. ``functools.wraps`` copies a function's ``__module__``, so that
+proves nothing; a function's ``__globals__`` cannot be copied.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+from .torch import CALL_PLACE
+
+# Their modules compute each row on its own and draw no numbers in eval mode. torch.ao is not here:
+# its dynamic quantization takes one scale for all rows.
+CLASS_MODULES = (
+    *("torch.nn.modules.", "transformers.models.", "transformers.activations"),
+    *("transformers.pytorch_utils", "peft.tuners.", "bitsandbytes.nn.", "optimum.quanto.nn."),
+)
+
+# Whose functions may stand around a forward as decorators. Not torch's compiler.
+_DECORATORS = (
+    *("transformers.", "peft.", "bitsandbytes.", "optimum.quanto."),
+    *("torch.utils.", "torch.autograd.", "torch.nn.", "torch.amp.", "torch.cuda.amp."),
+)
+
+# Whose hooks fetch weights and otherwise hand on what they are given.
+HOOK_MODULES = ("accelerate.", "diffusers.")
+
+# Whose functions a modeling module calls, and what else in it can be called.
+_FUNCTIONS = (*_DECORATORS, "torch.overrides", "torch.functional", "torch._jit_internal")
+_CALLABLES = ("transformers.", "typing", "types", "collections.", "_collections_abc", "functools")
+
+# A class of somebody else's may define these and still compute what its base computes.
+_HARMLESS = frozenset(("__init__", "__repr__", "__getattr__", "extra_repr"))
+
+# Called when a model is loaded or saved, never inside of its forward; the last one is where we are.
+_OUTSIDE = frozenset(("from_pretrained", "save_pretrained", CALL_PLACE))
+
+
+def is_known_class(cls: type) -> bool:
+    """Whether ``cls`` computes what one of the known libraries' classes computes.
+
+    It is one itself, or it inherits from one and adds nothing that a forward calls.
+    """
+    for index, base in enumerate(cls.__mro__):
+        if base.__module__.startswith(CLASS_MODULES):
+            return all(is_own(value, base) for _, value in _defined(base, _OUTSIDE))
+        above = cls.__mro__[index + 1 :]
+        if not all(_is_inherited(*one, above) for one in _defined(base, _HARMLESS)):
+            return False
+    return False
+
+
+def _is_inherited(name: str, value: Any, bases: tuple[type, ...]) -> bool:
+    """Whether ``value`` is what ``bases`` have by that name, or a known library's wrapper of it.
+
+    transformers 5 wraps the forward of each class that inherits from one of its layers.
+    """
+    while not any(vars(base).get(name) is value for base in bases):
+        if not (isinstance(value, FunctionType) and module_of(value).startswith(_DECORATORS)):
+            return False
+        value = getattr(value, "__wrapped__", None)
+    return True
+
+
+def _defined(cls: type, apart_from: frozenset[str]) -> list[tuple[str, Any]]:
+    """What ``cls`` itself defines that can be called."""
+    return [
+        (name, value)
+        for name, value in vars(cls).items()
+        if name not in apart_from
+        and not isinstance(value, type)
+        and (callable(value) or hasattr(value, "__get__"))
+    ]
+
+
+def is_own(value: Any, cls: type) -> bool:
+    """Whether a method, property or the like of ``cls`` was defined with it, and is as it was."""
+    if isinstance(value, (classmethod, staticmethod)):
+        value = value.__func__
+    if isinstance(value, property):
+        return all(is_own(one, cls) for one in (value.fget, value.fset, value.fdel) if one)
+    if isinstance(value, functools.cached_property):
+        return is_own(value.func, cls)
+    function = value
+    while isinstance(function, FunctionType):
+        inner = getattr(function, "__wrapped__", None)
+        if inner is None:
+            home = sys.modules.get(cls.__module__)
+            return home is not None and function.__globals__ is vars(home)
+        if not module_of(function).startswith(_DECORATORS):
+            return False
+        function = inner
+    # Slots, members and functions written in C, which nobody puts there later.
+    return not isinstance(value, FunctionType) and type(value).__module__ == "builtins"
+
+
+def are_own_functions(names: dict[str, Any]) -> bool:
+    """Whether no function in a module's namespace is somebody else's."""
+    return all(map(is_own_function, names.values()))
+
+
+def is_own_function(value: Any) -> bool:
+    """Whether ``value`` is a function of transformers' or torch's, or nothing that can be called.
+
+    What it wraps counts as well.
+    """
+    if isinstance(value, (type, BuiltinFunctionType)) or not callable(value):
+        return True
+    inner = getattr(value, "__wrapped__", getattr(value, "func", None))  # functools.partial
+    if isinstance(value, FunctionType):
+        home = module_of(value)
+        if not (home.startswith(_FUNCTIONS) or home.partition(".")[0] in sys.stdlib_module_names):
+            return False
+    elif not type(value).__module__.startswith(_CALLABLES):
+        return False
+    return is_own_function(inner)
+
+
+def module_of(function: FunctionType) -> str:
+    """The module that defines ``function``, whatever that says of itself."""
+    return str(function.__globals__.get("__name__", ""))

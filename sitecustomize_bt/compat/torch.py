@@ -1,0 +1,135 @@
+"""torch: what has no public name, and what differs between its releases."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+# Asked first in whatever dynamo may trace, so that it sees nothing else. Missing in torch 2.0.
+is_compiling: Callable[[], bool] = getattr(
+    getattr(torch, "compiler", None), "is_compiling", lambda: False
+)
+
+# Module.__call__ hands over to this attribute of the module where it is not None. From torch 2.2.
+CALL_PLACE = "_compiled_call_impl"
+HAS_CALL_PLACE = hasattr(torch.nn.Module, CALL_PLACE)
+
+# Whoever replaces these sees every call of every module.
+_MODULE_CALL = (torch.nn.Module.__call__, torch.nn.Module._call_impl)
+
+_modes = getattr(torch._C, "_TorchDispatchModeKey", None)
+_TRACING_MODES = tuple(_modes.__members__.values()) if _modes else ()
+_dispatch_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+_DEVICE_CONTEXT = ("torch.utils._device", "DeviceContext")
+_function_modes: Callable[[], list[Any]] = getattr(
+    torch.overrides, "_get_current_function_mode_stack", list
+)
+
+# The attributes that torch gives every module.
+MODULE_ATTRIBUTES = frozenset(vars(torch.nn.Module()))
+
+# Of a tensor class that is nobody's but torch's; others are made of such.
+_PLAIN_DISPATCH = torch.nn.Parameter.__torch_dispatch__
+
+storage_expired: Callable[[int], bool] = torch.UntypedStorage._expired
+
+
+def compiled_by_host(module: torch.nn.Module) -> bool:
+    """Whether ``module.compile()`` has put its own call in place."""
+    return vars(module).get(CALL_PLACE) is not None
+
+
+def module_calls_are_torchs() -> bool:
+    """Whether nobody has replaced how torch calls a module."""
+    now = (torch.nn.Module.__call__, torch.nn.Module._call_impl)
+    return all(map(operator.is_, now, _MODULE_CALL))
+
+
+def is_traced() -> bool:
+    """Whether what is done now goes into a graph.
+
+    Asked for are FakeTensor, make_fx and functionalization as well, whose graphs would keep what is
+    read off a mask.
+    """
+    return (
+        torch.jit.is_tracing()
+        or any(torch._C._get_dispatch_mode(mode) is not None for mode in _TRACING_MODES)
+        or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing())
+    )
+
+
+def is_watched() -> bool:
+    """Whether somebody's mode or global module hook sees what every module does.
+
+    ``with torch.device(...)`` is a mode as well; it only says where new tensors go.
+    """
+    hooks = torch.nn.modules.module
+    return bool(
+        hooks._global_forward_hooks
+        or hooks._global_forward_pre_hooks
+        or _dispatch_modes()
+        or not all(map(_is_device_context, _function_modes()))
+    )
+
+
+def _is_device_context(mode: Any) -> bool:
+    return (type(mode).__module__, type(mode).__qualname__) == _DEVICE_CONTEXT
+
+
+def has_gradients() -> bool:
+    """Whether gradients are recorded, backwards or (which ``no_grad`` leaves on) forwards."""
+    return bool(torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is a tensor, and not a fake, a distributed or anybody else's one."""
+    return type(value) in (torch.Tensor, torch.nn.Parameter)
+
+
+def is_wrapper(tensor: torch.Tensor) -> bool:
+    """Whether ``tensor`` is of somebody's class that stands for other tensors."""
+    return bool(type(tensor).__torch_dispatch__ is not _PLAIN_DISPATCH)
+
+
+def inner_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The plain tensors that one of somebody else's class, as torchao's or quanto's, is made of."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        yield tensor
+        return
+    for name in flatten()[0]:
+        yield from inner_tensors(getattr(tensor, name))
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """What autocast computes in on a type of device; None where it is off."""
+    try:
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    except (TypeError, RuntimeError, AttributeError):  # torch before 2.4 asks in other words
+        if device == "cpu":
+            return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+
+
+def has_sdpa() -> bool:
+    """Whether this torch is 2.0 or newer and has SDPA."""
+    return hasattr(torch.nn.functional, "scaled_dot_product_attention")
+
+
+def sdpa_kernel_number(*call: Any, **named: Any) -> int:
+    """Which kernel SDPA takes for these arguments, by the function that it asks itself."""
+    return int(torch._fused_sdp_choice(*call, **named))
+
+
+def sdpa_kernel_names() -> dict[int, str]:
+    """The numbers of ``sdpa_kernel_number`` by torch's names, as ``FLASH_ATTENTION``."""
+    members = torch._C._SDPBackend.__members__
+    return {int(member.value): name for name, member in members.items()}
+
+
+def top_function_mode() -> Any:
+    """The innermost mode that sees function calls; None without any."""
+    return torch.overrides._get_current_function_mode()

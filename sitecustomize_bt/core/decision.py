@@ -1,0 +1,286 @@
+"""What is done with one model, and why: values, and the rules that make them."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from dataclasses import dataclass
+
+from ..startup.settings import ENABLE, PADDING, REUSE, Settings
+from .devices import Devices
+
+_SDPA = "sdpa"
+
+
+class Reason(enum.Enum):
+    """Why something is on or off for a model."""
+
+    ON = "on"
+    RUNS_SDPA = "runs SDPA"
+    # All of it is off.
+    OFF = "off"
+    FAST_START = "fast start"
+    MEMORY_V2 = "memory_v2 backend"
+    NOT_SAFE_FOR_AUTO = "not safe for auto"
+    NO_SDPA = "no SDPA in torch"
+    UNKNOWN_VERSION = "a library outside its known range"
+    NOT_REGISTERED = "not a registered class"
+    OFFLOADED = "offloaded"
+    ASKED_OTHERWISE = "somebody asked for another attention"
+    OTHER_ATTENTION = "runs another attention"
+    CANNOT_SWITCH = "cannot be switched"
+    TRANSFORMED = "optimum has transformed it"
+    # One part is off.
+    NO_SDPA_FOR_CLASS = "no SDPA for this class"
+    SWITCHED_OFF = "switched off"
+    NOT_FOR_CLASS = "not for this class"
+    NOT_FOR_MODEL = "not for this model"
+    UNKNOWN_FORWARD = "a forward that is not known"
+    NOT_ATTACHED = "could not be attached"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One thing that could be done. ``detail``: the reason in words, for this model."""
+
+    on: bool
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done with one model, and why.
+
+    ``label``: as printed, ``text_encoder (LLaMA)``. ``model_class``: its class's name.
+    ``attention``: whether it runs SDPA. ``backends``: whether SDPA's are enabled inside of its
+    forwards. ``padding``: whether columns that are padding for the whole batch are not computed.
+    ``reuse``: whether what was computed once is not computed again.
+
+    ``running``: the attention implementation found on the model itself. ``previous``: the one that
+    was, or without us would have been, in force. ``optimum``: why optimum's BetterTransformer is
+    not used, as a line; empty without optimum.
+    """
+
+    label: str
+    model_class: str
+    attention: Outcome
+    backends: Outcome
+    padding: Outcome
+    reuse: Outcome
+    running: str = ""
+    previous: str = ""
+    optimum: str = ""
+
+    @property
+    def outcomes(self) -> dict[str, Outcome]:
+        """All four, by name."""
+        return {name: getattr(self, name) for name in PARTS}
+
+    @property
+    def applied(self) -> bool:
+        """Whether anything is on."""
+        return any(outcome.on for outcome in self.outcomes.values())
+
+    @property
+    def reason(self) -> Reason:
+        """Of the first thing that is on; without any, why the attention is left alone."""
+        on = [outcome for outcome in self.outcomes.values() if outcome.on]
+        return on[0].reason if on else self.attention.reason
+
+    @property
+    def detail(self) -> str:
+        """What is said of the attention."""
+        return self.attention.detail
+
+    @property
+    def skips_padding(self) -> bool:
+        """Whether padding is skipped."""
+        return self.padding.on
+
+    @property
+    def reuses(self) -> bool:
+        """Whether encode reuse is on."""
+        return self.reuse.on
+
+    @property
+    def line(self) -> str:
+        """The line that is printed."""
+        if self.reason is Reason.NO_SDPA:
+            return (
+                "PyTorch SDPA not available (requires PyTorch 2.0+), "
+                f"keeping {self.label} unchanged"
+            )
+        if self.attention.on:
+            return f"Enabled PyTorch SDPA backend for {self.label} ({self.detail}){self._others}"
+        if self.padding.on:
+            return f"Enabled padding skip for {self.label} ({self.detail})"
+        if self.reuse.on:
+            return f"Enabled encode reuse for {self.label} ({self.detail})"
+        return f"Skipped {self.label}: {self.detail}"
+
+    @property
+    def _others(self) -> str:
+        if self.padding.on:
+            return ", padding skipped"
+        if self.padding.reason in _TOLD:
+            return f", padding computed: {self.padding.detail}"
+        return ""
+
+    def without(self, reason: Reason, detail: str, *names: str) -> Decision:
+        """The same with all of it off, or the parts that are on among ``names``."""
+        off = Outcome(False, reason, detail)
+        kept = {name: one for name, one in self.outcomes.items() if names and name not in names}
+        kept |= {name: one for name, one in self.outcomes.items() if names and not one.on}
+        return dataclasses.replace(
+            self,
+            attention=kept.get("attention", off),
+            backends=kept.get("backends", off),
+            padding=kept.get("padding", off),
+            reuse=kept.get("reuse", off),
+        )
+
+
+# Why padding is computed, where the class and the settings would have it skipped.
+_TOLD = (Reason.NOT_ATTACHED, Reason.NOT_FOR_MODEL, Reason.UNKNOWN_FORWARD)
+
+PARTS = ("attention", "backends", "padding", "reuse")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one model before it is decided on.
+
+    ``has_sdpa``: whether torch has SDPA. ``class_has_sdpa``: whether transformers has it for the
+    class. ``running``: what the model runs. ``default``: what it would have run without us.
+    ``asked_by``: who asked for an attention implementation, None if nobody did; ``asked_for``: for
+    which. ``nobody_asked``: whether that is certain. ``unknown_version``: the first library outside
+    its known range, as a sentence. ``offload``: who offloads it, ``quantized``: by what, in words,
+    None if nobody. ``transformed``: whether optimum has transformed it.
+
+    ``skips_padding``: whether padding may be skipped for the class; ``padding_stays``: why not for
+    the class or this model, in words; ``unknown_forward``: why its forward is not one that the skip
+    is made for; both empty if nothing speaks against it. ``reuses``: whether encode reuse is for
+    the class.
+    """
+
+    label: str
+    model_class: str
+    has_sdpa: bool
+    devices: Devices
+    running: str
+    default: str
+    class_has_sdpa: bool = True
+    asked_by: str | None = None
+    asked_for: object = None
+    nobody_asked: bool = True
+    unknown_version: str | None = None
+    offload: str | None = None
+    quantized: str | None = None
+    optimum: str = ""
+    transformed: bool = False
+    skips_padding: bool = False
+    padding_stays: str = ""
+    unknown_forward: str = ""
+    reuses: bool = True
+
+
+def nothing(label: str, model_class: str, reason: Reason, detail: str) -> Decision:
+    """A decision with everything off."""
+    off = Outcome(False, reason, detail)
+    return Decision(label, model_class, off, off, off, off)
+
+
+def for_process(settings: Settings, devices: Devices) -> tuple[Reason, str] | None:
+    """Why no model of this process is accelerated; None if that depends on the model."""
+    if not settings.enabled:
+        return Reason.OFF, "BetterTransformer is off"
+    if settings.fast_start:
+        return Reason.FAST_START, "fast start was asked for"
+    if settings.memory_v2:
+        return Reason.MEMORY_V2, "the memory_v2 backend moves weights during the forward"
+    if settings.mode == "auto" and devices.enough is not True:
+        return Reason.NOT_SAFE_FOR_AUTO, f"auto needs 80 GB, and {devices}; {ENABLE}=1 goes on"
+    return None
+
+
+def decide(settings: Settings, facts: Facts) -> Decision:
+    """What is to be done with the model that ``facts`` describe, where it can be attached."""
+    refused = _refusal(settings, facts)
+    attention = Outcome(False, *refused) if refused else _attention(facts)
+    if attention.on or attention.reason is Reason.NO_SDPA_FOR_CLASS:
+        padding, reuse = _padding(settings, facts), _reuse(settings, facts)
+    else:
+        padding = reuse = attention
+    if not (attention.on or padding.on or reuse.on):
+        attention = _as_loaded(facts) if attention.reason is Reason.NO_SDPA_FOR_CLASS else attention
+    return Decision(
+        label=facts.label,
+        model_class=facts.model_class,
+        attention=attention,
+        backends=Outcome(True, Reason.ON) if attention.on else attention,
+        padding=padding,
+        reuse=reuse,
+        running=facts.running,
+        previous=facts.default if facts.nobody_asked else facts.running,
+        optimum=facts.optimum,
+    )
+
+
+def _refusal(settings: Settings, facts: Facts) -> tuple[Reason, str] | None:
+    """Why nothing at all is done."""
+    verdict = for_process(settings, facts.devices)
+    if verdict is not None:
+        return verdict
+    if not facts.has_sdpa:
+        return Reason.NO_SDPA, "torch has no SDPA"
+    if facts.unknown_version is not None and not settings.force:
+        return Reason.UNKNOWN_VERSION, facts.unknown_version
+    if facts.offload is not None and settings.offload == "skip":
+        return Reason.OFFLOADED, f"{facts.offload}; offloaded models are left alone"
+    if facts.transformed:
+        return Reason.TRANSFORMED, "optimum's BetterTransformer has transformed it"
+    return None
+
+
+def _attention(facts: Facts) -> Outcome:
+    if facts.running == _SDPA:
+        changed = facts.default if facts.nobody_asked else _SDPA
+        details = [
+            facts.quantized,
+            "already sdpa" if changed == _SDPA else f"changed from {changed}",
+            None if facts.offload is None else f"kept though {facts.offload}",
+        ]
+        return Outcome(True, Reason.RUNS_SDPA, ", ".join(filter(None, details)))
+    if facts.asked_by is not None:
+        detail = f"the {facts.asked_by} asks for {facts.asked_for}"
+        return Outcome(False, Reason.ASKED_OTHERWISE, detail)
+    if facts.running == "eager" and not facts.class_has_sdpa:
+        details = [facts.quantized, "it runs eager attention: no SDPA for it in this transformers"]
+        return Outcome(False, Reason.NO_SDPA_FOR_CLASS, ", ".join(filter(None, details)))
+    return _as_loaded(facts)
+
+
+def _as_loaded(facts: Facts) -> Outcome:
+    detail = f"it runs {facts.running} attention as loaded"
+    return Outcome(False, Reason.OTHER_ATTENTION, detail)
+
+
+def _padding(settings: Settings, facts: Facts) -> Outcome:
+    if not facts.skips_padding:
+        return Outcome(False, Reason.NOT_FOR_CLASS, facts.padding_stays)
+    if not settings.padding:
+        return Outcome(False, Reason.SWITCHED_OFF, f"{PADDING}=0")
+    if facts.unknown_forward:
+        return Outcome(False, Reason.UNKNOWN_FORWARD, facts.unknown_forward)
+    if facts.padding_stays:
+        return Outcome(False, Reason.NOT_FOR_MODEL, facts.padding_stays)
+    return Outcome(True, Reason.ON)
+
+
+def _reuse(settings: Settings, facts: Facts) -> Outcome:
+    if not facts.reuses:
+        return Outcome(False, Reason.NOT_FOR_CLASS, "its calls go on with a cache")
+    if not settings.reuse:
+        return Outcome(False, Reason.SWITCHED_OFF, f"{REUSE} is not set")
+    return Outcome(True, Reason.ON)

@@ -1,0 +1,72 @@
+"""What was decided in this process, and what came of each decision."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from . import locks
+from .counts import Measured, PaddingCounts, ReuseCounts
+from .decision import Decision
+
+# A long-lived host may load models without end.
+_KEPT = 1000
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What one model has done. None: not counted for this model.
+
+    ``padding``: what was skipped. ``reuse``: what was not computed again. ``measured``: how many
+    forwards and how long, where the host asked for a report.
+    """
+
+    padding: PaddingCounts | None = None
+    reuse: ReuseCounts | None = None
+    measured: Measured | None = None
+
+
+def _nothing() -> None:
+    """What came of a decision by which nothing was done."""
+
+
+@dataclass
+class Record:
+    """One decision. ``activity``: what came of it so far; it holds nothing of the model."""
+
+    decision: Decision
+    activity: Callable[[], Activity | None] = _nothing
+    is_told: bool = False
+
+
+_lock = locks.new()
+_records: deque[Record] = deque(maxlen=_KEPT)
+
+
+def keep(decision: Decision, activity: Callable[[], Activity | None] = _nothing) -> None:
+    """Keep a decision, once."""
+    with _lock:
+        if _record(decision) is None:
+            _records.append(Record(decision, activity))
+
+
+def is_news(decision: Decision) -> bool:
+    """Whether this decision is still to be told; threads that apply one model share one."""
+    with _lock:
+        keep(decision)
+        record = _record(decision)
+        if record is None or record.is_told:
+            return False
+        record.is_told = True
+        return True
+
+
+def kept() -> tuple[Record, ...]:
+    """The last decisions, oldest first."""
+    with _lock:
+        return tuple(_records)
+
+
+def _record(decision: Decision) -> Record | None:
+    return next((record for record in _records if record.decision is decision), None)

@@ -1,0 +1,154 @@
+"""SDPA backends, enabled for an encoder's own forward and for nothing else.
+
+torch's backend flags are process-wide (``torch.nn.attention.sdpa_kernel`` flips the same ones):
+left on, they would change the attention of the host's other models, FramePack's video transformer
+among them. So nothing is touched where all wanted backends are on already, and where they are not,
+the first forward in saves the flags and the last one out restores them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterable
+
+import torch
+
+from ..compat.torch import has_gradients
+from ..core import locks
+from .call import Call, Stage
+
+DEFAULT = ("flash", "efficient", "math")
+
+# name -> (is it on?, switch it); what this torch lacks (cudnn before 2.5) is left out.
+FLAGS = {
+    name: (getattr(torch.backends.cuda, getter), getattr(torch.backends.cuda, setter))
+    for name, getter, setter in (
+        ("flash", "flash_sdp_enabled", "enable_flash_sdp"),
+        ("efficient", "mem_efficient_sdp_enabled", "enable_mem_efficient_sdp"),
+        ("math", "math_sdp_enabled", "enable_math_sdp"),
+        ("cudnn", "cudnn_sdp_enabled", "enable_cudnn_sdp"),
+    )
+    if hasattr(torch.backends.cuda, getter)
+}
+
+_FLASH_CAPABILITY = (8, 0)
+
+# What FRAMEPACK_BETTERTRANSFORMER_BACKENDS asks for, or None for DEFAULT.
+_asked: tuple[str, ...] | None = None
+
+_lock = locks.new()
+_leases: list[int] = []  # the thread of each forward that has one
+_saved: dict[str, bool] = {}
+
+
+def ask_for(names: tuple[str, ...] | None) -> None:
+    """Enable ``names`` and math, and no other, inside encoders.
+
+    None: what the device can of DEFAULT, and whatever else is on.
+    """
+    global _asked  # noqa: PLW0603 - the flags it stands for are one set per process too
+    _asked = names
+
+
+class Backends(Stage):
+    """Enables them for one forward."""
+
+    def before(self, call: Call) -> _Lease | None:
+        """Claim the flags, unless they stand as wanted already."""
+        # With gradients the host's choice of backends is its own: not all of them have second ones.
+        if has_gradients():
+            return None
+        wanted = _wanted(call)
+        return None if wanted is None else _Lease(wanted)
+
+    def leave(self, kept: _Lease) -> None:
+        """Give them back."""
+        kept.give_up()
+
+
+class _Lease:
+    """One forward's claim on the flags, given up once."""
+
+    _held = False
+
+    def __init__(self, wanted: dict[str, bool]) -> None:
+        self._thread = threading.get_ident()
+        with _lock:
+            if not _leases:
+                _saved.clear()
+                _saved.update((name, get()) for name, (get, _) in FLAGS.items())
+            _leases.append(self._thread)
+            self._held = True
+            _set(wanted)
+
+    def give_up(self) -> None:
+        # Neither the end of the host's forward nor a finalizer is a place to fail in.
+        with contextlib.suppress(Exception), _lock:
+            if self._held and self._thread in _leases:
+                self._held = False
+                _leases.remove(self._thread)
+                if not _leases:
+                    _set(_saved)
+
+    # Where Ctrl-C comes before anybody knows of the lease.
+    __del__ = give_up
+
+
+def _in_forked_child() -> None:
+    """Give up what the other threads had claimed: they are not there to do it."""
+    if _leases:
+        _leases[:] = [thread for thread in _leases if thread == threading.get_ident()]
+        if not _leases:
+            _set(_saved)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_child)
+
+
+def _wanted(call: Call) -> dict[str, bool] | None:
+    """The flags for this forward; None where they stand like that for good."""
+    wanted = dict.fromkeys(DEFAULT, True) if _asked is None else _exactly(_asked)
+    if not _leases and _in_force(wanted):
+        return None
+    if _asked is None:
+        for name in _impossible(_tensors(call)):
+            wanted.pop(name, None)
+        if not _leases and _in_force(wanted):
+            return None
+    return wanted
+
+
+def _exactly(names: Iterable[str]) -> dict[str, bool]:
+    # math runs anywhere: without it, what the device lacks would fail in the host's forward.
+    return {name: name in names or name == "math" for name in FLAGS}
+
+
+def _in_force(wanted: dict[str, bool]) -> bool:
+    return all(FLAGS[name][0]() == value for name, value in wanted.items())
+
+
+def _set(wanted: dict[str, bool]) -> None:
+    for name, value in wanted.items():
+        get, set_ = FLAGS[name]
+        if get() != value:
+            set_(value)
+
+
+def _tensors(call: Call) -> list[torch.Tensor]:
+    given = (*call.args, *call.kwargs.values())
+    return [value for value in given if isinstance(value, torch.Tensor)]
+
+
+def _impossible(tensors: list[torch.Tensor]) -> tuple[str, ...]:
+    """Backends that the device of this forward cannot run, whatever the flags say."""
+    devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
+    names = [torch.cuda.get_device_name(device) for device in devices]
+    # ZLUDA passes torch's own checks and fails in the kernel; its users switch both off.
+    if any("zluda" in name.lower() for name in names):
+        return ("flash", "efficient")
+    if any(torch.cuda.get_device_capability(device) < _FLASH_CAPABILITY for device in devices):
+        return ("flash",)
+    return ()

@@ -1,0 +1,131 @@
+"""One call of an accelerated model: what it was given, bound once, and what will be computed."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..compat.torch import is_plain
+from ..core.counts import Passed
+from . import guards
+
+if TYPE_CHECKING:
+    from ..families.text import Text
+
+Values = dict[str, Any]  # a forward's arguments by name
+
+_IDS, _EMBEDDINGS = "input_ids", "inputs_embeds"
+_DIMENSIONS = {_IDS: 2, _EMBEDDINGS: 3}
+
+
+@functools.lru_cache(maxsize=64)
+def positional(forward: Any) -> tuple[str, ...]:
+    """The positional parameters of a class's ``forward``, in order, without ``self``."""
+    parameters = inspect.signature(inspect.unwrap(forward)).parameters.values()
+    _, *names = (p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+    return tuple(names)
+
+
+class Call:
+    """One call, as each stage sees it in turn.
+
+    ``args`` and ``kwargs``: what the forward will be given. ``values``: the same by name; None if
+    that cannot be told. ``text``: the adapter of a text family, else None. ``window``: the columns
+    that are computed, once the padding skip has cut any off.
+    ``plan``: what reuse will keep of it; None if nothing.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        text: Text | None,
+        stack: guards.Stack,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self.module, self.text, self.stack = module, text, stack
+        self.args, self.kwargs = args, kwargs
+        self.surroundings = guards.surroundings()
+        # Of the class and not of the instance, whose forward may be accelerate's.
+        self.names = positional(type(module).forward)
+        values = dict(zip(self.names, args, strict=False))
+        is_clear = len(args) <= len(self.names) and values.keys().isdisjoint(kwargs)
+        self.values: Values | None = {**values, **kwargs} if is_clear else None
+        self.window: Any = None
+        self.plan: Any = None
+
+    @property
+    def source(self) -> str:
+        """Whichever of input_ids and inputs_embeds is given; empty if both or neither are."""
+        values = self.values or {}
+        given = [name for name in _DIMENSIONS if values.get(name) is not None]
+        return given[0] if len(given) == 1 else ""
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """(batch, columns) of the source; None if that is not of a known form."""
+        source = self.source
+        tensor: Any = self.values[source] if self.values and source else None
+        if not is_plain(tensor) or tensor.dim() != _DIMENSIONS[source]:
+            return None
+        return tensor.shape[0], tensor.shape[1]
+
+    @functools.cached_property
+    def parts(self) -> list[torch.nn.Module]:
+        """All modules of the model, itself first."""
+        return guards.parts_of(self.module)
+
+    @functools.cached_property
+    def owns(self) -> list[dict[str, Any]]:
+        """The namespaces of the parts."""
+        return guards.namespaces(self.parts)
+
+    @functools.cached_property
+    def foreign(self) -> Passed | None:
+        """What about the model's parts rules out that the call is changed."""
+        return self.stack.why_not(self.parts, self.owns)
+
+    def change(self, values: Values) -> None:
+        """Give the forward ``values``; what came by position still does."""
+        by_name = dict(values)
+        self.args = tuple([by_name.pop(name, None) for name in self.names[: len(self.args)]])
+        self.kwargs = by_name
+        self.values = values
+
+
+class Stage:
+    """One thing that is done around a forward, for one model. The others do nothing.
+
+    A stage that raises is left out of the forward, and the host's call goes on.
+    """
+
+    def before(self, call: Call) -> Any:
+        """Look at ``call`` and perhaps change it; returns what ``after`` and ``leave`` need.
+
+        None: this stage has no part in this forward. An Answered: there is no forward.
+        """
+        raise NotImplementedError
+
+    def after(self, call: Call, kept: Any, output: Any) -> Any:
+        """The output that the stage before this one sees, from that of the one after it."""
+        return output
+
+    def leave(self, kept: Any) -> None:
+        """Undo what ``before`` did, whether the forward has ended or raised."""
+
+    def let_through(self, call: Call | None, reason: Passed) -> None:
+        """Count a call that this stage does not look at."""
+
+    def give_up(self, error: BaseException) -> None:
+        """Take no part in later forwards, because ``after`` has raised ``error``."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An output that needs no forward."""
+
+    output: Any

@@ -1,0 +1,163 @@
+"""What stands in front of an accelerated model's call, and the stages that it goes through.
+
+``Module.__call__`` hands over to the module's ``_compiled_call_impl`` where that is not None. torch
+looks it up on the module, so a class attribute with ``__get__`` is asked with the module in hand:
+that is where we are. The module itself is not changed. Copies, pickles and a copied ``__dict__``
+(DataParallel's replicas) have nothing of ours, and ``Module.compile``, which sets the attribute on
+the module, goes first.
+
+A forward hook could not keep the forward from running, and would stand in what ``torch.save``
+writes. A replaced ``forward`` would be dropped or brought back by accelerate's
+``remove_hook_from_module``.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..compat.torch import CALL_PLACE, HAS_CALL_PLACE, compiled_by_host, is_compiling
+from ..core import console, locks
+from ..core.counts import Passed
+from . import guards
+from .call import Answered, Call, Stage
+
+if TYPE_CHECKING:
+    from ..families.text import Text
+
+
+class Front:
+    """Called in place of one model's own ``_call_impl``.
+
+    ``stages``: in the order in which they see the call; they see the output the other way round.
+    ``module_name``: the modeling module that defines the model's class.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        text: Text | None,
+        stages: Sequence[Stage],
+        module_name: str,
+    ) -> None:
+        self._model = weakref.ref(model)
+        self._text = text
+        self._stages = tuple(stages)
+        self._stack = guards.Stack(module_name, causal=text.causal if text else None)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The output of a forward with these arguments."""
+        model: Any = self._model()  # whoever calls it holds it
+        begun: list[tuple[Stage, Any]] = []
+        try:
+            call = self._call(model, args, kwargs)
+            if call is None:
+                return model._call_impl(*args, **kwargs)
+            answer = self._before(call, begun)
+            if answer is not None:
+                return answer.output
+            output = model._call_impl(*call.args, **call.kwargs)
+        finally:
+            for stage, kept in reversed(begun):
+                stage.leave(kept)
+        for stage, kept in reversed(begun):
+            try:
+                output = stage.after(call, kept, output)
+            except console.FAULTS as error:
+                # A transformers that we do not know. What is short or has more than was asked for
+                # cannot be handed out, so the forward is run as the host has asked for it.
+                stage.give_up(error)
+                del output
+                return model._call_impl(*args, **kwargs)
+        return output
+
+    def _call(
+        self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Call | None:
+        """What the stages are to see; None if they are to see nothing of this call."""
+        reason = Passed.FAULT
+        try:
+            call = Call(model, self._text, self._stack, args, kwargs)
+            if call.surroundings is not Passed.COMPILING:
+                return call
+            reason = Passed.COMPILING
+        except console.FAULTS:  # the host's call goes on
+            pass
+        for stage in self._stages:
+            stage.let_through(None, reason)
+        return None
+
+    def _before(self, call: Call, begun: list[tuple[Stage, Any]]) -> Answered | None:
+        for stage in self._stages:
+            try:
+                kept = stage.before(call)
+            except console.FAULTS:
+                stage.let_through(call, Passed.FAULT)
+                continue
+            if isinstance(kept, Answered):
+                return kept
+            if kept is not None:
+                begun.append((stage, kept))
+        return None
+
+    def __bool__(self) -> bool:
+        """To who asks whether the model is compiled (PEFT does), it is not."""
+        return False
+
+
+class _Place:
+    """The class attribute: each model's own front, and None for all others."""
+
+    def __get__(self, model: torch.nn.Module | None, owner: type) -> Front | None:
+        # First, so that dynamo sees nothing else of this.
+        if is_compiling() or model is None:
+            return None
+        return _fronts.get(model)
+
+
+# Apart from the models, which are copied and pickled with all that is on them.
+_fronts: weakref.WeakKeyDictionary[torch.nn.Module, Front] = weakref.WeakKeyDictionary()
+_places: set[type] = set()
+_lock = locks.new()
+
+
+def attach(model: torch.nn.Module, home: type, front: Front) -> str:
+    """Put ``front`` before the calls of ``model``; returns why not, or nothing.
+
+    ``home``: the class of ``model``, or one that it inherits from, whose attribute is set.
+    """
+    if not HAS_CALL_PLACE:
+        return "torch 2.2 or newer is needed for that"
+    if compiled_by_host(model):
+        return "the host has compiled it"
+    with _lock:
+        if home not in _places:
+            if CALL_PLACE in vars(home):
+                return f"somebody else stands in front of {home.__name__}"
+            setattr(home, CALL_PLACE, _Place())
+            _places.add(home)
+        _fronts[model] = front
+    return ""
+
+
+def detach(model: torch.nn.Module) -> bool:
+    """Leave ``model``; whether anything stood before its calls.
+
+    A forward that is running ends as it began. The class gets its attribute back with the last
+    model that anything stood before.
+    """
+    with _lock:
+        found = _fronts.pop(model, None)
+        if not _fronts:
+            for home in _places:
+                delattr(home, CALL_PLACE)
+            _places.clear()
+        return found is not None
+
+
+def is_attached(model: torch.nn.Module) -> bool:
+    """Whether a front stands before the calls of ``model``."""
+    return model in _fronts

@@ -1,0 +1,108 @@
+"""Which kernel torch's SDPA takes for a call, and why it is not flash."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from ..compat.torch import sdpa_kernel_names, sdpa_kernel_number, top_function_mode
+
+_NAMES = {
+    "MATH": "math",
+    "FLASH_ATTENTION": "flash",
+    "EFFICIENT_ATTENTION": "efficient",
+    "CUDNN_ATTENTION": "cudnn",
+    "OVERRIDEABLE": "the device's own",
+}
+
+_HALVES = (torch.float16, torch.bfloat16)
+_WIDEST_HEAD = 256
+_CAPABILITY = (8, 0)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``kernel``: flash, efficient, cudnn or math. ``why_not_flash``: empty where it is flash."""
+
+    kernel: str
+    why_not_flash: str = ""
+
+
+class Observer:
+    """Sees the first SDPA call that this thread makes between ``enter`` and ``leave``.
+
+    Nothing of the call is changed. Where Ctrl-C kept ``leave`` from being called, what is left on
+    torch's stack of modes sees one call at most and goes with the next ``leave``.
+    """
+
+    def __init__(self) -> None:
+        self.choice: Choice | None = None
+        self._mode = _Mode(self)
+
+    def enter(self) -> None:
+        """Begin to look."""
+        self._mode.__enter__()
+
+    def leave(self) -> None:
+        """See nothing any more, and leave the stack of modes unless somebody is above."""
+        self._mode.observer = None
+        top = top_function_mode()
+        while isinstance(top, _Mode) and top.observer is None:
+            top.__exit__(None, None, None)
+            top = top_function_mode()
+
+
+class _Mode(TorchFunctionMode):  # type: ignore[misc]
+    """``observer``: who is told of the next call; None once it was."""
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()
+        self.observer: Observer | None = observer
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        observer = self.observer
+        if observer is not None and func is torch.nn.functional.scaled_dot_product_attention:
+            self.observer = None
+            with contextlib.suppress(Exception):  # the call itself goes on
+                observer.choice = choice(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def choice(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    *others: Any,
+    **named: Any,
+) -> Choice:
+    """What SDPA takes for this call, by asking the function that it asks itself."""
+    number = sdpa_kernel_number(query, key, value, attn_mask, dropout_p, *others, **named)
+    name = sdpa_kernel_names().get(number, str(number))
+    kernel = _NAMES.get(name, name.lower())
+    if kernel == "flash":
+        return Choice(kernel)
+    causes = {
+        "flash is switched off": not torch.backends.cuda.flash_sdp_enabled(),
+        "an attention mask is passed": attn_mask is not None and query.is_cuda,
+        f"the dtype is {str(query.dtype).removeprefix('torch.')}": (
+            query.is_cuda and query.dtype not in _HALVES
+        ),
+        f"heads are wider than {_WIDEST_HEAD}": query.is_cuda and query.shape[-1] > _WIDEST_HEAD,
+        "the device is older than compute capability 8.0": (
+            query.is_cuda and torch.cuda.get_device_capability(query.device) < _CAPABILITY
+        ),
+        "dropout is on": dropout_p > 0 and not query.is_cuda,
+        "gradients are on": torch.is_grad_enabled() and attn_mask is not None,
+        "some dimension is empty": 0 in query.shape or 0 in key.shape,
+    }
+    reason = next((reason for reason, holds in causes.items() if holds), "torch does not say")
+    return Choice(kernel, reason)

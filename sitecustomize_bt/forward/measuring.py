@@ -1,0 +1,61 @@
+"""How many forwards a model has run, how long they took, and by which kernels.
+
+Measured only where the host has asked for a report.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from types import MappingProxyType
+
+from ..core import locks
+from ..core.counts import Measured, Passed
+from .call import Call, Stage
+from .kernels import Choice, Observer
+
+
+class Measuring(Stage):
+    """Counts and times the forwards of one model."""
+
+    def __init__(self) -> None:
+        self._lock = locks.new()
+        self._forwards = 0
+        self._seconds = 0.0
+        self._kernels: Counter[Choice] = Counter()
+
+    def before(self, call: Call) -> tuple[float, Observer | None]:
+        """Look into the 1st, 2nd, 4th, 8th, ... forward for its kernel."""
+        with self._lock:
+            self._forwards += 1
+            number = self._forwards
+        observer = None
+        # What is compiled would be compiled again because of a mode, or fail.
+        if number & (number - 1) == 0 and call.foreign is not Passed.COMPILED:
+            observer = Observer()
+            observer.enter()
+        return time.perf_counter(), observer
+
+    def leave(self, kept: tuple[float, Observer | None]) -> None:
+        """Add what the forward took."""
+        started, observer = kept
+        spent = time.perf_counter() - started
+        with contextlib.suppress(Exception):  # a report is not worth a forward
+            if observer is not None:
+                observer.leave()
+            with self._lock:
+                self._seconds += spent
+                if observer is not None and observer.choice is not None:
+                    self._kernels[observer.choice] += 1
+
+    def let_through(self, call: Call | None, reason: Passed) -> None:
+        """Count a forward that is not looked into."""
+        if reason is not Passed.COMPILING:
+            with self._lock:
+                self._forwards += 1
+
+    def snapshot(self) -> Measured:
+        """By now."""
+        with self._lock:
+            return Measured(self._forwards, self._seconds, MappingProxyType(dict(self._kernels)))

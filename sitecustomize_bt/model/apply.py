@@ -1,0 +1,290 @@
+"""Apply to one model, and revert it exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from ..compat import libraries, versions
+from ..compat import torch as torch_compat
+from ..compat import transformers as transformers_compat
+from ..core import decision, decisions, locks
+from ..core.counts import Tally
+from ..core.decision import Decision, Facts, Reason
+from ..core.decisions import Activity
+from ..families import table
+from ..families.table import Encoder
+from ..forward import backends, front
+from ..forward.call import Stage
+from ..forward.measuring import Measuring
+from ..padding import rules
+from ..padding.skip import PaddingSkip
+from ..startup.settings import Settings
+from . import attention, device, offload, optimum_bridge, quantization
+from .asked_attention import Request
+
+_FORWARD_PARTS = ("backends", "padding", "reuse")
+
+
+@dataclass
+class _Applied:
+    """``watched``: the module before whose calls we stand, the model itself or a part of it."""
+
+    decision: Decision
+    watched: weakref.ref[torch.nn.Module]
+    forget: Callable[[], None] | None = None
+    configs: attention.Before = field(default_factory=list)
+
+
+_applied: weakref.WeakKeyDictionary[torch.nn.Module, _Applied] = weakref.WeakKeyDictionary()
+_activities: weakref.WeakKeyDictionary[torch.nn.Module, Callable[[], Activity]] = (
+    weakref.WeakKeyDictionary()
+)
+_lock = locks.new()
+
+
+def applied_to(model: object) -> Decision | None:
+    """The decision under which ``model`` is accelerated now, or None."""
+    found = _applied.get(model) if isinstance(model, torch.nn.Module) else None
+    return found.decision if found else None
+
+
+def activity_of(model: torch.nn.Module) -> Activity:
+    """What ``model`` has done under the last decision that was applied to it."""
+    activity = _activities.get(model)
+    return activity() if activity else Activity()
+
+
+def apply_loaded(model: torch.nn.Module, settings: Settings, request: Request) -> Decision:
+    """Decide on a model that ``from_pretrained`` has just returned, and act on it."""
+    row, facts = _looked_at(model, request, settings)
+    if row is None or facts is None:
+        return _not_registered(model)
+    return _act(model, row, decision.decide(settings, facts), settings, [])
+
+
+def apply_built(model: torch.nn.Module, settings: Settings) -> Decision:
+    """Decide on a model that is already built, switching it to SDPA where it runs eager."""
+    row, facts = _looked_at(model, Request(), settings)
+    if row is None or facts is None:
+        return _not_registered(model)
+    with _lock:
+        known = applied_to(model)
+        if known is not None:
+            return known
+        # Nobody overrules anybody here: what the model runs is what was in force.
+        facts = dataclasses.replace(facts, default=facts.running)
+        configs: attention.Before = []
+        decided = decision.decide(settings, facts)
+        if decided.reason is Reason.OTHER_ATTENTION and facts.running == transformers_compat.EAGER:
+            try:
+                configs = attention.switch(model, row)
+            except attention.CannotSwitchError as error:
+                decided = decided.without(Reason.CANNOT_SWITCH, str(error))
+            else:
+                running = attention.running(model, row)
+                decided = decision.decide(settings, dataclasses.replace(facts, running=running))
+        return _act(model, row, decided, settings, configs)
+
+
+def revert(model: torch.nn.Module) -> bool:
+    """Undo what was applied to ``model``; whether anything was."""
+    if not isinstance(model, torch.nn.Module):
+        return False
+    with _lock:
+        found = _applied.pop(model, None)
+        if found is None:
+            return False
+        watched = found.watched()
+        if watched is not None:
+            front.detach(watched)
+        if found.forget is not None:
+            found.forget()
+        attention.restore(found.configs)
+        return True
+
+
+def revert_all() -> None:
+    """Revert every live model."""
+    with _lock:
+        for model in list(_applied):
+            revert(model)
+
+
+def release(target: torch.nn.Module, taker: str) -> list[Decision]:
+    """Revert every accelerated model that shares a module with ``target``.
+
+    ``taker``: who is about to offload it, as ``accelerate.cpu_offload``. Returns the new decision
+    on each model that was reverted.
+    """
+    with _lock:
+        taken = set(target.modules())
+        touched = [model for model in list(_applied) if not taken.isdisjoint(model.modules())]
+        decided = []
+        for model in touched:
+            before = _applied[model].decision
+            revert(model)
+            detail = f"{taker} takes over its weights; what was enabled has been reverted"
+            decided.append(before.without(Reason.OFFLOADED, detail))
+        for one in decided:
+            decisions.keep(one)
+        return decided
+
+
+def forget(model: torch.nn.Module) -> bool:
+    """Drop what encode reuse keeps of ``model``; whether it keeps anything of it at all."""
+    found = _applied.get(model) if isinstance(model, torch.nn.Module) else None
+    if found is None or found.forget is None:
+        return False
+    found.forget()
+    return True
+
+
+def _act(
+    model: torch.nn.Module,
+    row: Encoder,
+    decided: Decision,
+    settings: Settings,
+    configs: attention.Before,
+) -> Decision:
+    """Attach what is on; what could not be attached is off in the decision that is returned."""
+    activity: Callable[[], Activity] | None = None
+    if decided.applied:
+        with _lock:
+            try:
+                decided, activity = _attach(model, row, decided, settings, configs)
+            except BaseException:  # Ctrl-C too: nothing is left on a model half way
+                revert(model)
+                attention.restore(configs)
+                raise
+    decisions.keep(decided, activity or (lambda: None))
+    return decided
+
+
+def _attach(
+    model: torch.nn.Module,
+    row: Encoder,
+    decided: Decision,
+    settings: Settings,
+    configs: attention.Before,
+) -> tuple[Decision, Callable[[], Activity] | None]:
+    watched = _watched(model, row)
+    built = _built(model, row, decided, settings)
+    backends.ask_for(settings.backends)
+    home = next(cls for cls in type(watched).__mro__ if cls.__module__ == row.module)
+    # Known before anything is attached, so that what ends half way can be reverted.
+    applied = _applied[model] = _Applied(decided, weakref.ref(watched), built.forget, configs)
+    why_not = front.attach(watched, home, front.Front(watched, row.text, built.stages, row.module))
+    if why_not:
+        applied.decision = decided.without(Reason.NOT_ATTACHED, why_not, *_FORWARD_PARTS)
+        applied.forget = None
+        return applied.decision, None
+    _activities[model] = built.activity
+    return decided, built.activity
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What stands before one model's calls; ``activity`` and ``forget`` hold nothing of it."""
+
+    stages: list[Stage]
+    activity: Callable[[], Activity]
+    forget: Callable[[], None] | None
+
+
+def _built(model: torch.nn.Module, row: Encoder, decided: Decision, settings: Settings) -> _Built:
+    """The stages of a forward, in their order: the one place that says which there are.
+
+    A repeat needs none of the others. The time that is measured holds what the others take. The
+    common prefix sees the columns that the padding skip leaves. Backends are for SDPA itself.
+    """
+    stages: list[Stage] = []
+    skipped, reused = Tally(), Tally()
+    measuring = Measuring() if settings.report else None
+    repeat = None
+    if decided.reuse.on:
+        # Imported by those who have asked for it alone.
+        from ..reuse.prefix import CommonPrefix
+        from ..reuse.repeat import ExactRepeat
+        from ..reuse.store import set_limit
+
+        set_limit(settings.reuse)
+        repeat = ExactRepeat(reused)
+        stages.append(repeat)
+    if measuring is not None:
+        stages.append(measuring)
+    if decided.padding.on:
+        stages.append(PaddingSkip(type(model).__name__, skipped))
+    if decided.reuse.on and row.text is not None and row.text.causal:
+        stages.append(CommonPrefix())
+    if decided.backends.on:
+        stages.append(backends.Backends())
+    # What is kept goes with the model, which may be gone when its activity is read.
+    reference = None if repeat is None else weakref.ref(repeat)
+
+    def activity() -> Activity:
+        keeper = reference() if reference else None
+        return Activity(
+            skipped.padding() if decided.padding.on else None,
+            reused.reuse(keeper.kept_bytes() if keeper else 0) if reference else None,
+            measuring.snapshot() if measuring is not None else None,
+        )
+
+    return _Built(stages, activity, None if repeat is None else repeat.forget)
+
+
+def _watched(model: torch.nn.Module, row: Encoder) -> torch.nn.Module:
+    """The module whose forward is watched: ``model``, or the part of it that the row names."""
+    return model.get_submodule(row.path)
+
+
+def _padding_stays(model: torch.nn.Module, row: Encoder) -> str:
+    """What about this model makes its padding be computed; empty if nothing does."""
+    return rules.why_not(row.text, _watched(model, row)) if row.text is not None else ""
+
+
+def _not_registered(model: object) -> Decision:
+    name = type(model).__name__
+    detail = "this class is not accelerated"
+    return decision.nothing(name, name, Reason.NOT_REGISTERED, detail)
+
+
+def _looked_at(
+    model: torch.nn.Module, request: Request, settings: Settings
+) -> tuple[Encoder | None, Facts | None]:
+    """The model's row, and all that is decided from; to be called without the lock."""
+    row = table.row_of(type(model))
+    if row is None:
+        return None, None
+    cls, devices = type(model), device.look()
+    offloaded, quantized = offload.offloaded(model), quantization.method(model)
+    optimum = ""
+    if decision.for_process(settings, devices) is None:
+        # Asking imports optimum, where there is one.
+        optimum = optimum_bridge.ask(model, offload=offloaded, quantized=quantized).line
+    is_known = libraries.is_known_class(type(_watched(model, row)))
+    return row, Facts(
+        label=row.label,
+        model_class=cls.__name__,
+        has_sdpa=torch_compat.has_sdpa(),
+        class_has_sdpa=transformers_compat.supports_sdpa(cls),
+        devices=devices,
+        running=attention.running(model, row),
+        default=transformers_compat.default_attention(cls, request.autoset_done),
+        asked_by=request.asked_by,
+        asked_for=request.value,
+        nobody_asked=request.ours_to_make,
+        unknown_version=versions.unknown(),
+        offload=offloaded,
+        quantized=quantized,
+        optimum=optimum,
+        transformed=optimum_bridge.transformed(model),
+        skips_padding=row.skips_padding,
+        padding_stays=row.padding_stays or _padding_stays(model, row),
+        unknown_forward="" if is_known else "its forward is not transformers' own",
+        reuses=row.reuses,
+    )

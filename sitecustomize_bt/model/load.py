@@ -1,0 +1,59 @@
+"""One call of ``from_pretrained``: what to ask of it, and what to do with what it returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..compat import accelerate, transformers, versions
+from ..core import decision
+from ..core.decision import Decision
+from ..startup.settings import Settings
+from . import apply, asked_attention, device
+
+
+class Load:
+    """``kwargs``: those of the call, with SDPA asked for where that overrules nobody."""
+
+    def __init__(
+        self, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], settings: Settings
+    ) -> None:
+        self.settings = settings
+        self.kwargs = kwargs
+        self.request = asked_attention.Request(known=False)
+        refused = decision.for_process(settings, device.look()) is not None
+        if refused or (versions.unknown() and not settings.force):
+            return
+        self.request = asked_attention.read(args, kwargs)
+        if (
+            self.request.ours_to_make
+            and transformers.supports_sdpa(cls)
+            and not (settings.offload == "skip" and _offload_asked_for(kwargs))
+        ):
+            self.kwargs = {**kwargs, "attn_implementation": transformers.SDPA}
+
+    def finish(self, result: Any) -> Decision | None:
+        """Accelerate the model in ``result``; None where there is nothing to decide.
+
+        ``result`` is what ``from_pretrained`` returned: a model, or a tuple that begins with one
+        (``output_loading_info=True``).
+        """
+        model = _model_in(result)
+        if not isinstance(model, torch.nn.Module) or apply.applied_to(model):
+            return None
+        return apply.apply_loaded(model, self.settings, self.request)
+
+    @staticmethod
+    def undo(result: Any) -> None:
+        """Revert the model in ``result``."""
+        apply.revert(_model_in(result))
+
+
+def _model_in(result: Any) -> Any:
+    return result[0] if isinstance(result, tuple) and result else result
+
+
+def _offload_asked_for(kwargs: dict[str, Any]) -> bool:
+    device_map = kwargs.get("device_map")
+    return isinstance(device_map, dict) and accelerate.places_offload(device_map)

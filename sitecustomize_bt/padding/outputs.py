@@ -1,0 +1,139 @@
+"""What a forward without its padding gave, brought back to the length that the caller knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..compat.transformers import CACHES, UnknownFormError, change_cache
+from . import packing
+from .window import Window
+
+_STATES_DIMENSIONS = 3
+_CACHE_DIMENSIONS = 4
+
+
+def pad(output: Any, window: Window) -> Any:
+    """``output`` of a text model, at full length.
+
+    States (batch, window, width) become (batch, length, width), zero wherever the mask hides; keys
+    and values (batch, heads, window, width) likewise, zero outside of the window. Those of packed
+    rows, (1, tokens, width) and (1, heads, tokens, width), go back to where they belong. A model
+    output stays the object it is, and gives up each short tensor as its long one is made: all of
+    them at once would take more memory than the untouched forward does.
+    """
+    padder = _Unpacker(window) if window.packed else _Padder(window)
+    if type(output) is tuple:
+        return padder.plain(output)
+    if isinstance(output, dict) and "last_hidden_state" in output:
+        return padder.fields(output)
+    raise UnknownFormError(type(output).__name__)
+
+
+class _Padder:
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._hidden: dict[Any, torch.Tensor] = {}
+
+    def fields(self, output: Any) -> Any:
+        last = output["last_hidden_state"]
+        padded = output["last_hidden_state"] = self._states(last)
+        for name in list(output):
+            if name == "hidden_states":
+                states = list(output[name])
+                output[name] = ()  # so that nobody else holds them
+                output[name] = self._all_states(states, last, padded)
+            elif name in CACHES:
+                output[name] = self._cache(output[name])
+            elif name != "last_hidden_state" and output[name] is not None:
+                raise UnknownFormError(name)
+        return output
+
+    def plain(self, output: tuple[Any, ...]) -> tuple[Any, ...]:
+        last, *others = output
+        padded = self._states(last)
+        result = [padded]
+        for value in others:
+            if type(value) is tuple and not isinstance(value[0], tuple):
+                result.append(self._all_states(list(value), last, padded))
+            else:
+                result.append(self._cache(value))
+        return tuple(result)
+
+    def _all_states(
+        self, states: list[Any], last: torch.Tensor, padded: torch.Tensor
+    ) -> tuple[Any, ...]:
+        """``states`` padded; what is the same tensor as ``last`` stays the same as ``padded``."""
+        for index, state in enumerate(states):
+            if state is last:
+                states[index] = padded
+            elif state is not None:  # transformers 5 can be asked for some layers only
+                states[index] = self._states(state)
+            del state
+        return tuple(states)
+
+    def _states(self, tensor: Any) -> torch.Tensor:
+        full = self._spread(tensor, dimension=1, dimensions=_STATES_DIMENSIONS)
+        if self._window.rows is not None:
+            self._inside(full, 1).masked_fill_(self._hidden_on(full.device), 0)
+        return full
+
+    def _cache(self, cache: Any) -> Any:
+        """Keys and values; inside of the window, hidden ones stay as they were computed."""
+        return change_cache(cache, self._heads, self._window.length)
+
+    def _heads(self, tensor: Any) -> torch.Tensor:
+        return self._spread(tensor, dimension=2, dimensions=_CACHE_DIMENSIONS)
+
+    def _spread(self, tensor: Any, dimension: int, dimensions: int) -> torch.Tensor:
+        window = self._window
+        _check(tensor, dimension, dimensions, window.right - window.left)
+        # The columns are the last axis but one; one operation, where a model has many tensors.
+        return torch.nn.functional.pad(tensor, (0, 0, window.left, window.length - window.right))
+
+    def _inside(self, full: torch.Tensor, dimension: int) -> torch.Tensor:
+        window = self._window
+        return full.narrow(dimension, window.left, window.right - window.left)
+
+    def _hidden_on(self, device: Any) -> torch.Tensor:
+        """(batch, window, 1): what the rows' own masks hide. Layers may sit on several devices."""
+        if device not in self._hidden:
+            rows = torch.tensor(self._window.rows, device="cpu").to(device, non_blocking=True)
+            columns = torch.arange(self._window.left, self._window.right, device=device)
+            hidden = (columns < rows[:, :1]) | (columns >= rows[:, 1:])
+            self._hidden[device] = hidden.unsqueeze(-1)
+        return self._hidden[device]
+
+
+class _Unpacker(_Padder):
+    """The same for rows that were computed one behind the other."""
+
+    def __init__(self, window: Window) -> None:
+        super().__init__(window)
+        self._places: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def _states(self, tensor: Any) -> torch.Tensor:
+        return self._spread(tensor, dimension=1, dimensions=_STATES_DIMENSIONS)
+
+    def _spread(self, tensor: Any, dimension: int, dimensions: int) -> torch.Tensor:
+        rows = self._window.rows or ()
+        _check(tensor, dimension, dimensions, packing.tokens_of(rows))
+        if tensor.device not in self._places:
+            self._places[tensor.device] = packing.places(rows, tensor.device)
+        row, column = self._places[tensor.device]
+        shape = list(tensor.shape)
+        shape[0], shape[dimension] = len(rows), self._window.length
+        full = tensor.new_zeros(shape)
+        full.movedim(dimension, 1)[row, column] = tensor[0].movedim(dimension - 1, 0)
+        return full
+
+
+def _check(tensor: Any, dimension: int, dimensions: int, size: int) -> None:
+    """Raise unless ``tensor`` is one, of that form."""
+    if (
+        type(tensor) is not torch.Tensor
+        or tensor.dim() != dimensions
+        or tensor.shape[dimension] != size
+    ):
+        raise UnknownFormError(f"{type(tensor).__name__} {getattr(tensor, 'shape', '')}")

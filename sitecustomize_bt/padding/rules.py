@@ -1,0 +1,156 @@
+"""When the padding skip is exact, and which columns it then computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..compat.torch import autocast_dtype, is_plain
+from ..compat.transformers import CACHES, EAGER, SDPA, attention_of
+from ..core.counts import Passed
+from ..families.text import Text
+from ..forward.call import Call, Values
+from . import packing
+from .window import Window
+
+# Other implementations attend in other ways, or are not of transformers.
+_ATTENTIONS = (SDPA, EAGER)
+
+
+def decide(call: Call) -> Passed | Window:
+    """What of ``call`` is to be computed, or why it is computed as it was given."""
+    text, values = call.text, call.values
+    if text is None or values is None or not is_read(text, values):
+        return Passed.NOT_UNDERSTOOD
+    reason = _why_not_asked(call, values) or _why_not_safe(call, text, values)
+    if reason is not None:
+        return reason
+    window = _window(values["attention_mask"], values.get("cache_position"), text.packs)
+    if isinstance(window, Window) and call.foreign is not None:
+        return call.foreign
+    return window
+
+
+def is_read(text: Text, values: Values) -> bool:
+    """Whether the adapter knows every argument that says anything."""
+    return all(values[name] is None for name in values.keys() - text.reads)
+
+
+def has_shape(tensor: Any, *shapes: tuple[int, ...]) -> bool:
+    """Whether it is a plain tensor of one of these shapes."""
+    return is_plain(tensor) and tuple(tensor.shape) in shapes
+
+
+def has_positions(text: Text, values: Values, shape: tuple[int, int]) -> bool:
+    """Whether the positions are the default or stand for the columns of each row."""
+    positions = values.get(text.positions)
+    if positions is None:
+        return True
+    return (
+        is_plain(positions)
+        and tuple(positions.shape[:-2]) in text.position_axes
+        and tuple(positions.shape[-2:]) in (shape, (1, shape[1]))
+    )
+
+
+def asks_for_attentions(call: Call, values: Values) -> bool:
+    """Whether attention weights are to be handed out."""
+    asked = values.get("output_attentions")
+    if asked is None:
+        asked = getattr(call.module.config, "output_attentions", False)
+    return bool(asked)
+
+
+def why_not(text: Text, module: torch.nn.Module) -> str:
+    """What makes the model's result depend on what the mask hides, in words; or nothing."""
+    attention = attention_of(module.config) or EAGER
+    if attention not in _ATTENTIONS:
+        return f"it runs {attention} attention"
+    if text.inexact_in:
+        weight = module.get_submodule(text.embedding).weight
+        dtypes = (weight.dtype, autocast_dtype(weight.device.type))
+        if getattr(torch, text.inexact_in) in dtypes:
+            return f"in {text.inexact_in} it looks at padding too"
+    return text.why_not(module)
+
+
+def _why_not_asked(call: Call, values: Values) -> Passed | None:
+    """What the caller wants that rules the skip out."""
+    if values.get("attention_mask") is None:
+        return Passed.NO_MASK
+    if call.surroundings is not None:
+        return call.surroundings
+    return _first(
+        (Passed.TRAINING, call.module.training),
+        (Passed.CACHE_PASSED, any(values.get(name) is not None for name in CACHES)),
+        (Passed.CACHE_ASKED, values.get("use_cache") not in (None, False)),
+        (Passed.OUTPUT_ATTENTIONS, asks_for_attentions(call, values)),
+    )
+
+
+def _why_not_safe(call: Call, text: Text, values: Values) -> Passed | None:
+    """What about the tensors' forms, or about the model, is not known to be exact."""
+    shape = call.shape
+    if shape is None:
+        return Passed.INPUTS
+    if not has_shape(values["attention_mask"], shape):
+        return Passed.MASK_FORM
+    columns = values.get("cache_position")
+    return _first(
+        (Passed.EMPTY, 0 in shape),
+        (Passed.POSITIONS, not has_positions(text, values, shape)),
+        (Passed.POSITIONS, columns is not None and not has_shape(columns, shape[1:])),
+        (Passed.MODEL, bool(why_not(text, call.module))),
+    )
+
+
+def _first(*reasons: tuple[Passed, bool]) -> Passed | None:
+    return next((reason for reason, holds in reasons if holds), None)
+
+
+def _window(mask: Any, cache_position: Any, packs: bool) -> Passed | Window:
+    """The columns to compute under a mask (batch, columns), or why all of them are.
+
+    The one place that waits for the device: once, to copy the mask to the host.
+    """
+    batch, length = mask.shape
+    if cache_position is None:
+        host = mask.cpu()
+    else:
+        # Whether it is what it would be by default travels along, as one more value.
+        default = (cache_position == torch.arange(length, device=cache_position.device)).all()
+        together = torch.cat((mask.flatten(), default.to(mask.dtype)[None])).cpu()
+        if not together[-1]:
+            return Passed.POSITIONS
+        host = together[:-1].view(batch, length)
+    # As bytes, a row at a time: at these lengths that takes a third of what tensors do.
+    flat = (host == 1).contiguous().numpy().tobytes()
+    rows = [flat[start : start + length] for start in range(0, len(flat), length)]
+    count = [row.count(1) for row in rows]
+    if min(count) == length:
+        return Passed.NO_PADDING
+    if sum(count) != host.count_nonzero().item():
+        return Passed.MASK_VALUES
+    return _judge(length, count, [(row.find(1), row.rfind(1) + 1) for row in rows], packs)
+
+
+def _judge(
+    length: int, kept: list[int], ends: list[tuple[int, int]], packs: bool
+) -> Passed | Window:
+    """``_window``'s answer, from how many columns each row keeps, and between where."""
+    # A row that is hidden altogether has no first column.
+    rows = tuple(
+        (start, end) if count else (0, 0) for count, (start, end) in zip(kept, ends, strict=True)
+    )
+    left = min((start for start, end in rows if end), default=0)
+    right = max(end for _, end in rows)
+    packed = packs and packing.worthwhile(rows, right - left)
+    reason = _first(
+        (Passed.ALL_HIDDEN, right == 0),
+        (Passed.HOLES, any(end - start != n for (start, end), n in zip(rows, kept, strict=True))),
+        (Passed.RAGGED, right - left == length and not packed),
+    )
+    if reason is not None:
+        return reason
+    return Window(left, right, length, None if min(kept) == right - left else rows, packed)

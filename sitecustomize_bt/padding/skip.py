@@ -1,0 +1,57 @@
+"""Padding skip: columns that the mask hides for the whole batch are not computed.
+
+What stands at a kept position does not depend on hidden columns at either end. They are cut off
+before the forward and come back as zeros after it. Rows of very different lengths are computed one
+behind the other, without any padding at all. Whatever is not understood for certain is computed as
+it was given, and the reason is counted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core import console
+from ..core.counts import Passed, Tally
+from ..forward.call import Call, Stage
+from . import outputs, rules
+from .window import Window, cut
+
+
+class PaddingSkip(Stage):
+    """Skips the padding of one model."""
+
+    def __init__(self, model_class: str, tally: Tally) -> None:
+        self._model_class, self._tally = model_class, tally
+        self._given_up = False
+
+    def before(self, call: Call) -> Window | None:
+        """Cut the call, if that is exact."""
+        verdict = rules.decide(call)
+        if isinstance(verdict, Window) and self._given_up:
+            verdict = Passed.OUTPUT
+        if not isinstance(verdict, Window):
+            self.let_through(call, verdict)
+            return None
+        batch, length = call.shape or (0, 0)
+        call.change(cut(call, verdict))
+        call.window = verdict
+        computed = verdict.tokens(batch)
+        self._tally.add(trimmed=1, tokens_given=batch * length, tokens_computed=computed)
+        return verdict
+
+    def after(self, call: Call, kept: Window, output: Any) -> Any:
+        """The output at full length."""
+        return outputs.pad(output, kept)
+
+    def let_through(self, call: Call | None, reason: Passed) -> None:
+        """Count a call that is computed as it was given."""
+        # Shapes are not even looked at where a trace would record that.
+        batch, length = (call.shape if call is not None else None) or (0, 0)
+        self._tally.add(tokens_given=batch * length, tokens_computed=batch * length)
+        self._tally.passed(reason)
+
+    def give_up(self, error: BaseException) -> None:
+        """Skip nothing from now on, and say so: the printed line has said that it is skipped."""
+        known, self._given_up = self._given_up, True
+        if not known:
+            console.fault(f"padding of {self._model_class} is computed after all", error)

@@ -1,0 +1,87 @@
+"""Which columns are computed, and what a call is given for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..forward.call import Call, Values
+from . import packing
+
+
+@dataclass(frozen=True)
+class Window:
+    """The columns ``[left, right)`` of ``length`` that are computed. Numbers only, no tensor.
+
+    ``rows``: each row's own ``(start, end)`` in columns of the given mask, where rows differ (a row
+    that is hidden altogether has start >= end); None where every row fills the window.
+    ``packed``: the rows are computed one behind the other, see ``packing``.
+    """
+
+    left: int
+    right: int
+    length: int
+    rows: tuple[tuple[int, int], ...] | None = None
+    packed: bool = False
+
+    def tokens(self, batch: int) -> int:
+        """How many are computed for ``batch`` rows."""
+        if self.packed:
+            return packing.tokens_of(self.rows or ())
+        return batch * (self.right - self.left)
+
+
+def cut(call: Call, window: Window) -> Values:
+    """The arguments of ``call`` for the window's columns alone."""
+    text, values = call.text, call.values
+    assert text is not None and values is not None, "the rules have looked at both"
+    # cache_position was the default. Seen from the window that is another one, and the causal mask
+    # of transformers 4 is made from it.
+    kept = {name: value for name, value in values.items() if name != "cache_position"}
+    if window.packed:
+        return {**kept, **_packed(call, window)}
+    columns = slice(window.left, window.right)
+    source = call.source
+    kept[source] = values[source][:, columns]
+    if window.rows is None and (not text.causal or _builds_cache(call.module, values)):
+        # transformers drops an all-ones mask too, but waits for the device to see that it is one.
+        kept["attention_mask"] = None
+    else:
+        # Where there is neither mask nor cache, transformers 4.5x and 5 look for packed sequences
+        # in the positions, which they do not do in the untouched forward.
+        kept["attention_mask"] = values["attention_mask"][:, columns]
+    if text.positions:
+        given = values.get(text.positions)
+        if given is not None:
+            kept[text.positions] = given[..., columns]
+        elif window.left > 0:  # by default they would count from the window's first column
+            device = values[source].device
+            kept[text.positions] = torch.arange(window.left, window.right, device=device)[None]
+    return kept
+
+
+def _builds_cache(module: torch.nn.Module, values: Values) -> bool:
+    return values.get("use_cache") is None and bool(module.config.use_cache)
+
+
+def _packed(call: Call, window: Window) -> Values:
+    """What changes where the rows are computed one behind the other."""
+    text, values, source = call.text, call.values or {}, call.source
+    assert text is not None
+    tensor, positions = values[source], values.get(text.positions)
+    row, column = packing.places(window.rows or (), tensor.device)
+    if positions is None:
+        given = column[None]
+    else:
+        given = positions.expand(*positions.shape[:-2], len(tensor), -1)[..., row, column]
+        given = given.unsqueeze(-2)
+    # As transformers makes its own masks: of the embeddings' dtype, which are not there yet.
+    embedding: Any = call.module.get_submodule(text.embedding)
+    dtype = embedding.weight.dtype if source == "input_ids" else tensor.dtype
+    return {
+        source: tensor[row, column][None],
+        text.positions: given,
+        "attention_mask": packing.mask(row, dtype),
+    }

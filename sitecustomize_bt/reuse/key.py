@@ -1,0 +1,79 @@
+"""What the outputs of one call depend on, beside the model: its arguments and torch's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+
+from ..compat.torch import autocast_dtype, is_plain
+from ..forward.call import Values
+
+_SCALARS = (type(None), bool, int, float, str)
+
+_SETTINGS = (
+    (torch, "get_default_dtype"),
+    (torch, "get_float32_matmul_precision"),
+    (torch, "are_deterministic_algorithms_enabled"),
+    (torch.backends.cuda, "flash_sdp_enabled"),
+    (torch.backends.cuda, "mem_efficient_sdp_enabled"),
+    (torch.backends.cuda, "math_sdp_enabled"),
+    (torch.backends.cuda, "cudnn_sdp_enabled"),
+    (torch.backends.cuda.matmul, "allow_tf32"),
+    (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
+    (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
+    (torch.backends.cuda.matmul, "allow_fp16_accumulation"),
+    (torch.backends.cuda.matmul, "fp32_precision"),
+    (torch.backends.cudnn, "allow_tf32"),
+    (getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision"),
+)
+
+
+class CannotTellError(Exception):
+    """Two calls with this argument cannot be told apart, or not be called the same."""
+
+
+def of(values: Values | None) -> Hashable:
+    """Equal for two calls exactly where every argument is, to the bit.
+
+    Raises CannotTellError for anything but scalars and plain tensors, each with a name.
+    """
+    if values is None:
+        raise CannotTellError(
+            "more positional arguments than the forward names, or one given twice"
+        )
+    return tuple([(name, _part(name, values[name])) for name in sorted(values)])
+
+
+def _part(name: str, value: Any) -> Hashable:
+    if type(value) in _SCALARS:
+        return type(value), value
+    if not is_plain(value) or value.layout is not torch.strided or value.requires_grad:
+        raise CannotTellError(f"{name} is a {type(value).__name__}")
+    numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return value.dtype, tuple(value.shape), str(value.device), numbers
+
+
+def size_of(key: Any) -> int:
+    """Bytes of the tensors in a key."""
+    if isinstance(key, bytes):
+        return len(key)
+    return sum(map(size_of, key)) if isinstance(key, tuple) else 0
+
+
+def settings(devices: tuple[str, ...]) -> Hashable:
+    """torch's settings that change what a model on ``devices`` computes."""
+    kinds = dict.fromkeys([device.partition(":")[0] for device in devices])
+    return (
+        tuple([_asked(owner, name) for owner, name in _SETTINGS]),
+        tuple([autocast_dtype(kind) for kind in kinds]),
+    )
+
+
+def _asked(owner: Any, name: str) -> Any:
+    try:
+        found = getattr(owner, name)
+        return found() if callable(found) else found
+    except (AttributeError, RuntimeError):  # not in this torch, or set in a newer way
+        return None

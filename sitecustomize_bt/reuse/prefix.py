@@ -1,0 +1,263 @@
+"""The common prefix of two prompts: what a prompt shares with a known one is not computed again.
+
+In a causal model neither keys and values nor hidden states of a token depend on what follows. The
+tokens behind the prefix are computed with its keys and values as their cache, and the output is put
+together from both. This stage stands behind the padding skip: it sees the columns that are
+computed, and what it gives back is padded like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..compat.transformers import CACHES, UnknownFormError, cache_pairs, new_cache
+from ..families.text import Text
+from ..forward.call import Call, Stage, Values
+from ..padding import rules
+from .entry import Entry, Freezer, Held, Prompt
+from .repeat import Plan
+
+# Shorter ones are not worth the mask that a cache brings with it.
+_SHORTEST = 8
+
+# How many known prompts are looked at, the latest first.
+_LOOKED_AT = 32
+
+_COLUMN = 16  # bytes of a token and its position: two int64
+
+
+@dataclass(frozen=True)
+class Known:
+    """``columns`` of each row that are known: (prompt, row of it) for each row."""
+
+    columns: int
+    sources: tuple[tuple[Prompt, int], ...]
+
+    def part(self, which: Callable[[Prompt], Held], dimension: int, device: Any) -> torch.Tensor:
+        """The known columns of the tensors that ``which(prompt)`` holds, on ``device``."""
+        parts = [
+            which(prompt).host[row : row + 1].narrow(dimension, 0, self.columns)
+            for prompt, row in self.sources
+        ]
+        return torch.cat(parts).to(device)
+
+
+@dataclass(frozen=True)
+class Continued:
+    """A forward that will be kept. ``known``: what it goes on from; None if nothing is known."""
+
+    plan: Plan
+    rows: tuple[bytes, ...]
+    cache_is_wanted: bool
+    known: Known | None
+
+
+class CommonPrefix(Stage):
+    """Goes on from known prompts of one model."""
+
+    def before(self, call: Call) -> Continued | None:
+        """Take the known columns off, and ask for a cache: later prompts go on from that."""
+        text, values, plan = call.text, call.values, call.plan
+        if text is None or values is None or plan is None or not _suits(call, text, values):
+            return None
+        continued = _look_up(call, text, values, plan)
+        call.change(_changed(call, text, values, continued.known))
+        return continued
+
+    def after(self, call: Call, kept: Continued, output: Any) -> Any:
+        """The output as if nothing had been known."""
+        whole = _Whole(output, kept)
+        kept.plan.entry = whole.entry(call)
+        if kept.known is not None:
+            kept.plan.known = kept.known.columns * len(kept.rows)
+        return whole.output
+
+
+def _suits(call: Call, text: Text, values: Values) -> bool:
+    """Whether the forward is one of whole rows of tokens that see all that went before them."""
+    ids, mask, shape = values.get("input_ids"), values.get("attention_mask"), call.shape
+    return (
+        ids is not None
+        and shape is not None
+        and shape[1] > 0
+        and rules.is_read(text, values)
+        and not rules.why_not(text, call.module)
+        and not rules.asks_for_attentions(call, values)
+        and values.get("output_hidden_states") in (None, True, False)
+        and all(values.get(name) is None for name in (*CACHES, "cache_position"))
+        and rules.has_positions(text, values, shape)
+        and (mask is None or (rules.has_shape(mask, shape) and bool((mask == 1).all())))
+        # Without mask and cache transformers 5 takes these for packed sequences; with one it does
+        # not, and a cache is what there will be.
+        and (
+            mask is not None
+            or values.get(text.positions) is None
+            or _wants_cache(call.module, values)
+        )
+    )
+
+
+def _wants_cache(module: torch.nn.Module, values: Values) -> bool:
+    asked = values.get("use_cache")
+    return bool(module.config.use_cache if asked is None else asked)
+
+
+def _look_up(call: Call, text: Text, values: Values, plan: Plan) -> Continued:
+    ids, positions = values["input_ids"], values.get(text.positions)
+    if positions is None:
+        positions = torch.arange(ids.shape[1], device="cpu")[None]
+    states = values.get("output_hidden_states")
+    if states is None:
+        states = call.module.config.output_hidden_states
+    rows = rows_of(ids, positions)
+    entries = [entry for _, entry in plan.shelf.latest(_LOOKED_AT)]
+    prompts = [
+        entry.prompt
+        for entry in entries
+        if entry.context == plan.context and entry.prompt is not None
+    ]
+    usable = [prompt for prompt in prompts if prompt.states is not None or not states]
+    found = [longest(row, usable) for row in rows]
+    columns = min(ids.shape[1] - 1, *(one[0] if one else 0 for one in found))
+    known = None
+    if columns >= _SHORTEST:
+        known = Known(columns, tuple((one[1], one[2]) for one in found if one))
+    return Continued(plan, rows, _wants_cache(call.module, values), known)
+
+
+def _changed(call: Call, text: Text, values: Values, known: Known | None) -> Values:
+    """The arguments for what is not known; without a cache nothing could go on from it later."""
+    changed = {**values, "use_cache": True}
+    if known is None:
+        return changed
+    ids, positions = values["input_ids"], values.get(text.positions)
+    changed["input_ids"] = ids[:, known.columns :]
+    if positions is None:
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+    changed[text.positions] = positions[..., known.columns :]
+    cache = next(name for name in CACHES if name in call.names)
+    changed[cache] = _filled_cache(call.module, known)
+    return changed
+
+
+def _filled_cache(module: torch.nn.Module, known: Known) -> Any:
+    cache = new_cache(module.config)
+    first, _ = known.sources[0]
+    for layer, (keys, values) in enumerate(first.pairs):
+        cache.update(
+            known.part(_in_pair(layer, 0), 2, keys.device),
+            known.part(_in_pair(layer, 1), 2, values.device),
+            layer,
+        )
+    return cache
+
+
+class _Whole:
+    """``output``: as if nothing had been known; its parts, by what they are."""
+
+    def __init__(self, output: Any, continued: Continued) -> None:
+        self._continued = continued
+        parts = dict(output) if isinstance(output, dict) else _named(output)
+        short = parts["last_hidden_state"]
+        self.last = self._states(short, lambda prompt: prompt.last)
+        self.states = None
+        if parts.get("hidden_states") is not None:
+            self.states = tuple(
+                self.last if state is short else self._states(state, _in_states(index))
+                for index, state in enumerate(parts["hidden_states"])
+            )
+        cache_name = next(name for name in CACHES if name in parts)
+        self.cache, self.is_legacy = self._cache(parts[cache_name])
+        whole = {"last_hidden_state": self.last, cache_name: self.cache}
+        if self.states is not None:
+            whole["hidden_states"] = self.states
+        if not whole.keys() >= {name for name, value in parts.items() if value is not None}:
+            raise UnknownFormError(sorted(parts))
+        if not continued.cache_is_wanted:
+            del whole[cache_name]
+        if isinstance(output, dict):
+            self.output: Any = type(output)(**whole)
+        else:
+            self.output = tuple(whole[name] for name in parts if name in whole)
+
+    def entry(self, call: Call) -> Entry:
+        """What is kept of it."""
+        freezer = Freezer()
+        output = freezer.freeze(self.output)
+        prompt = Prompt(
+            rows=self._continued.rows,
+            last=freezer.freeze(self.last),
+            states=None if self.states is None else freezer.freeze(self.states),
+            pairs=tuple(freezer.freeze(pair) for pair in cache_pairs(self.cache)),
+            is_legacy=self.is_legacy,
+        )
+        context = self._continued.plan.context
+        return Entry.of(freezer, output, context, window=call.window, prompt=prompt)
+
+    def _states(self, short: torch.Tensor, which: Callable[[Prompt], Held]) -> torch.Tensor:
+        known = self._continued.known
+        if known is None:
+            return short
+        before = known.part(which, 1, short.device)
+        if before.dtype != short.dtype or before.shape[2:] != short.shape[2:]:
+            raise UnknownFormError(f"{before.dtype} {before.shape} before {short.shape}")
+        return torch.cat((before, short), dim=1)
+
+    def _cache(self, cache: Any) -> tuple[Any, bool]:
+        """It has the known columns already, but not always the form that the caller expects."""
+        known = self._continued.known
+        if known is None:
+            return cache, type(cache) is tuple
+        is_legacy = known.sources[0][0].is_legacy
+        return tuple(cache_pairs(cache)) if is_legacy else cache, is_legacy
+
+
+def _in_pair(layer: int, part: int) -> Callable[[Prompt], Held]:
+    return lambda prompt: prompt.pairs[layer][part]
+
+
+def _in_states(index: int) -> Callable[[Prompt], Any]:
+    return lambda prompt: prompt.states and prompt.states[index]
+
+
+def _named(output: tuple[Any, ...]) -> dict[str, Any]:
+    """A plain tuple's parts by name, in their order."""
+    last, *others = output
+    parts = {"last_hidden_state": last}
+    for part in others:
+        is_states = type(part) is tuple and isinstance(part[0], torch.Tensor)
+        parts["hidden_states" if is_states else CACHES[0]] = part
+    return parts
+
+
+def rows_of(tokens: torch.Tensor, positions: torch.Tensor) -> tuple[bytes, ...]:
+    """As in Prompt; ``tokens`` (batch, columns), ``positions`` (batch or 1, columns)."""
+    positions = positions.expand(len(tokens), -1)
+    both = torch.stack((tokens.long().cpu(), positions.long().cpu()), dim=-1)
+    return tuple(row.contiguous().numpy().tobytes() for row in both)
+
+
+def common(one: bytes, other: bytes) -> int:
+    """How many columns two rows have in common from the left."""
+    low, high = 0, min(len(one), len(other)) // _COLUMN
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[: middle * _COLUMN] == other[: middle * _COLUMN]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def longest(row: bytes, prompts: Iterable[Prompt]) -> tuple[int, Prompt, int] | None:
+    """(columns in common, prompt, row of it), of the one that has the most; None without any."""
+    found = [
+        (common(row, other), prompt, index)
+        for prompt in prompts
+        for index, other in enumerate(prompt.rows)
+    ]
+    return max(found, key=lambda one: one[0], default=None)

@@ -1,0 +1,148 @@
+"""Exact repeat: a call that was computed before is answered from what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from ..compat.transformers import CACHES
+from ..core import locks
+from ..core.counts import Passed, Tally
+from ..forward.call import Answered, Call, Stage
+from . import key as keys
+from .entry import CannotCopyError, Entry, Freezer
+from .store import Shelf
+from .watch import ModelState
+
+# Fused optimizers and bitsandbytes' write into weights that torch does not count as changed.
+_TRAINED = (Passed.TRAINING, Passed.GRADIENTS)
+
+
+@dataclass
+class Plan:
+    """One call that is being computed, and what will be kept of it.
+
+    ``context``: what else than its arguments the output depends on. ``entry``: what the common
+    prefix has made of it already; None if nothing. ``known``: how many tokens it found computed.
+    """
+
+    shelf: Shelf[Entry]
+    key: Hashable
+    context: Hashable
+    generation: int
+    entry: Entry | None = None
+    known: int = 0
+
+
+class ExactRepeat(Stage):
+    """Answers the repeats of one model. All that is kept of it hangs here, and so goes with it."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._lock = locks.new()
+        self._state: ModelState | None = None
+        self._generation = 0
+        self._shelf: Shelf[Entry] = Shelf()
+
+    def before(self, call: Call) -> Answered | Plan | None:
+        """The answer, or what is to be kept of this call."""
+        plan = self._look(call)
+        if isinstance(plan, Passed):
+            if plan in _TRAINED:
+                self._drop()
+            self._tally.passed(plan)
+            return None
+        if isinstance(plan, Answered):
+            self._tally.add(answered=1)
+            return plan
+        call.plan = plan
+        return plan
+
+    def after(self, call: Call, kept: Plan, output: Any) -> Any:
+        """Keep the output, and hand it on."""
+        try:
+            self._keep(kept, output)
+        except Exception:
+            self._tally.passed(Passed.FAULT)
+        return output
+
+    def let_through(self, call: Call | None, reason: Passed) -> None:
+        """Count a call that is not looked at."""
+        self._tally.passed(reason)
+
+    def forget(self) -> None:
+        """Drop all that is kept of the model."""
+        with self._lock:
+            self._state = None
+            self._drop()
+
+    def _look(self, call: Call) -> Answered | Plan | Passed:
+        refused = _why_not(call)
+        if refused is not None:
+            return refused
+        with self._lock:
+            state = self._refreshed(call)
+            generation = self._generation
+        if state.unsuitable is not None:
+            return state.unsuitable
+        try:
+            arguments = keys.of(call.values)
+        except keys.CannotTellError:
+            return Passed.ARGUMENTS
+        context = generation, state.devices, keys.settings(state.devices)
+        key = arguments, context
+        entry = self._shelf.get(key)
+        if entry is not None:
+            try:
+                return Answered(entry.thaw())
+            except Exception:  # no memory left there, or a form that cannot be padded after all
+                self._shelf.drop(key)
+        return Plan(self._shelf, key, context, generation)
+
+    def _refreshed(self, call: Call) -> ModelState:
+        """The state of the model now; what was kept under another one is dropped."""
+        if self._state is None or not self._state.same(call.owns, call.stack.changes):
+            now = ModelState(call.parts, call.owns, call.stack.changes)
+            if self._state is None or not self._state.is_followed_by(now):
+                self._drop()
+            self._state = now
+        return self._state
+
+    def _drop(self) -> None:
+        with self._lock:
+            self._generation += 1
+            if self._shelf.clear():
+                self._tally.add(dropped=1)
+
+    def _keep(self, plan: Plan, output: Any) -> None:
+        self._tally.add(computed=1)
+        if plan.known:
+            self._tally.add(continued=1, tokens_known=plan.known)
+        entry = plan.entry
+        if entry is None:
+            freezer = Freezer()
+            try:
+                entry = Entry.of(freezer, freezer.freeze(output), plan.context)
+            except CannotCopyError:
+                self._tally.passed(Passed.OUTPUT_FORM)
+                return
+        # Whether the model has changed meanwhile is seen before anything is answered from this.
+        with self._lock:
+            size = entry.size + keys.size_of(plan.key)
+            current = self._generation == plan.generation
+            if current and not self._shelf.put(plan.key, entry, size):
+                self._tally.passed(Passed.TOO_LARGE)
+
+    def kept_bytes(self) -> int:
+        """How much is kept of the model now."""
+        return self._shelf.size()
+
+
+def _why_not(call: Call) -> Passed | None:
+    """What rules out that the call is answered, whatever the model's state."""
+    if call.surroundings is not None:
+        return call.surroundings
+    if any(call.kwargs.get(name) is not None for name in CACHES):
+        return Passed.CACHE_PASSED
+    return call.foreign

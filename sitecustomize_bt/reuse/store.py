@@ -1,0 +1,117 @@
+"""How much is kept: a number of bytes for the whole process, the least recently used goes first.
+
+What is kept of a model belongs to it and goes with it. Here stands only whose turn it is.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ..core import locks
+
+Kept = TypeVar("Kept")
+
+if TYPE_CHECKING:
+    _Order = OrderedDict[tuple[int, Hashable], int]
+
+# One lock for all shelves: what is done under it takes a moment.
+_lock = locks.new()
+_order: _Order = OrderedDict()  # (number of the shelf, key) -> bytes, the next to go first
+_shelves: weakref.WeakValueDictionary[int, Shelf[Any]] = weakref.WeakValueDictionary()
+_limit = 0
+_held = 0
+_next = 0
+
+
+def set_limit(size: int) -> None:
+    """Keep at most ``size`` bytes."""
+    global _limit  # noqa: PLW0603 - one process, one limit
+    with _lock:
+        _limit = size
+        _make_room(0)
+
+
+def held() -> int:
+    """Bytes that are kept, of all models together."""
+    return _held
+
+
+class Shelf(Generic[Kept]):
+    """What is kept of one model; whoever drops the shelf drops that."""
+
+    def __init__(self) -> None:
+        global _next  # noqa: PLW0603 - numbers are not given out twice
+        self._entries: dict[Hashable, Kept] = {}
+        with _lock:
+            self._number = _next = _next + 1
+            _shelves[self._number] = self
+        weakref.finalize(self, _forget, self._number).atexit = False
+
+    def get(self, key: Hashable) -> Kept | None:
+        """What is kept under ``key``; it is the last to go from now on."""
+        with _lock:
+            found = self._entries.get(key)
+            if found is not None:
+                _order.move_to_end((self._number, key))
+            return found
+
+    def put(self, key: Hashable, entry: Kept, size: int) -> bool:
+        """Keep ``entry`` of ``size`` bytes; False where it is too large."""
+        global _held  # noqa: PLW0603 - the sum of _order's values
+        with _lock:
+            self.drop(key)
+            if size > _limit:
+                return False
+            _make_room(size)
+            self._entries[key] = entry
+            _order[self._number, key] = size
+            _held += size
+            return True
+
+    def drop(self, key: Hashable) -> None:
+        """Keep nothing under ``key``."""
+        with _lock:
+            self._entries.pop(key, None)
+            _remove((self._number, key))
+
+    def clear(self) -> bool:
+        """Keep nothing; whether there was anything."""
+        with _lock:
+            had = bool(self._entries)
+            self._entries.clear()
+            _forget(self._number)
+            return had
+
+    def latest(self, number: int) -> list[tuple[Hashable, Kept]]:
+        """The last ``number`` that were put here or asked for, the last one first."""
+        with _lock:
+            keys = (key for owner, key in reversed(_order) if owner == self._number)
+            return [(key, self._entries[key]) for key, _ in zip(keys, range(number), strict=False)]
+
+    def size(self) -> int:
+        """Bytes that are kept here."""
+        with _lock:
+            return sum(size for (owner, _), size in _order.items() if owner == self._number)
+
+
+def _make_room(size: int) -> None:
+    while _order and _held + size > _limit:
+        place = next(iter(_order))
+        shelf = _shelves.get(place[0])
+        if shelf is not None:
+            shelf._entries.pop(place[1], None)
+        _remove(place)
+
+
+def _remove(place: tuple[int, Hashable]) -> None:
+    global _held  # noqa: PLW0603 - the sum of _order's values
+    _held -= _order.pop(place, 0)
+
+
+def _forget(number: int) -> None:
+    with _lock:
+        for place in [place for place in _order if place[0] == number]:
+            _remove(place)

@@ -1,0 +1,166 @@
+"""Whether a model's tensors are still the same, unchanged: weights, buffers, and what is offloaded.
+
+torch counts the changes of a tensor (``_version``), but not where its memory was exchanged, as
+``.to()`` does: that is told by its address, and by a weak reference to its storage, whose memory is
+free to go. There is none to the tensor itself: ``torch.utils.swap_tensors``, and so ``.to()`` of
+some quantized models, refuses a tensor that somebody refers to weakly.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from ..compat import accelerate
+from ..compat.torch import inner_tensors, is_wrapper, storage_expired
+
+# Up to this many numbers are compared one by one where a tensor has moved; of more, _SAMPLED.
+_SMALL = 4096
+_SAMPLED = 64
+
+_Own = dict[str, Any]  # a module's namespace
+
+
+class UnwatchableError(Exception):
+    """Changes of a tensor cannot be seen."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One tensor. ``content``: its bytes, or those of a sample where it is large (``is_small``)."""
+
+    identity: int
+    version: int
+    form: tuple[Any, ...]
+    address: int
+    storage: StorageWeakRef
+    is_small: bool
+    content: bytes
+
+    def is_followed_by(self, now: _Seen) -> bool:
+        """Whether ``now`` is the same, or has only moved."""
+        if self.form != now.form:
+            return False
+        if self.identity == now.identity and self.version == now.version:
+            stayed = self.address == now.address and self.storage.cdata == now.storage.cdata
+            return stayed or self.content == now.content
+        return self.is_small and self.content == now.content
+
+
+class Tensors:
+    """The tensors in the modules' namespaces ``owns``, the model's first, at one moment.
+
+    It keeps none of them alive, and knows a module by where it stands. ``devices``: where they are.
+    Raises UnwatchableError or LookupError.
+    """
+
+    def __init__(self, owns: Sequence[_Own]) -> None:
+        fetched = [accelerate.fetches_weights(own) for own in owns]
+        self._fetched = [index for index, is_fetched in enumerate(fetched) if is_fetched]
+        held = [index for index, is_fetched in enumerate(fetched) if not is_fetched]
+        self._plain = [index for index in held if owns[index]["_parameters"]]
+        self._buffered = [index for index in held if owns[index]["_buffers"]]
+        # What is neither parameter nor buffer.
+        self._attributes = [
+            (index, name)
+            for index, own in enumerate(owns)
+            for name, value in own.items()
+            if isinstance(value, torch.Tensor)
+        ]
+        self._elsewhere, paths = accelerate.weights_elsewhere(owns)
+        self._paths = sorted(paths)
+        self._files = self._stamps()
+        whole = self._whole(owns)
+        self._wrappers = [index for index, tensor in enumerate(whole) if is_wrapper(tensor)]
+        tensors = self._now(owns)
+        self._seen = [_look(tensor) for tensor in tensors]
+        self._identities = [seen.identity for seen in self._seen]
+        self._versions = [seen.version for seen in self._seen]
+        self._addresses = [seen.address for seen in self._seen]
+        self._storages = [seen.storage.cdata for seen in self._seen]
+        self.devices = tuple(sorted({str(tensor.device) for tensor in tensors}))
+
+    def same(self, owns: Sequence[_Own]) -> bool:
+        """Whether every tensor is there and unchanged, where it was."""
+        now = self._now(owns)
+        return (
+            list(map(id, now)) == self._identities
+            and [tensor._version for tensor in now] == self._versions
+            and list(map(_address, now)) == self._addresses
+            # A live storage's memory is nobody else's, so the address is of the same one.
+            and not any(map(storage_expired, self._storages))
+            and (not self._paths or self._stamps() == self._files)
+        )
+
+    def are_followed_by(self, now: Tensors) -> bool:
+        """Whether ``now`` has the same tensors, but for where they are."""
+        return (
+            len(self._seen) == len(now._seen)
+            and self._files == now._files
+            and all(old.is_followed_by(new) for old, new in zip(self._seen, now._seen, strict=True))
+        )
+
+    def _now(self, owns: Sequence[_Own]) -> list[torch.Tensor]:
+        whole = self._whole(owns)
+        # What a wrapper is made of takes its place.
+        if self._wrappers:
+            parts = [list(inner_tensors(whole[index])) for index in self._wrappers]
+            for index in reversed(self._wrappers):
+                del whole[index]
+            whole += [part for found in parts for part in found]
+        return whole
+
+    def _whole(self, owns: Sequence[_Own]) -> list[torch.Tensor]:
+        dicts = [owns[index]["_parameters"] for index in self._plain]
+        dicts += [owns[index]["_buffers"] for index in self._buffered]
+        each = itertools.chain.from_iterable(map(dict.values, dicts))
+        found = [tensor for tensor in each if tensor is not None]
+        # Placeholders come and go; watched is what takes their place.
+        for index in self._fetched:
+            for name in ("_parameters", "_buffers"):
+                found += [tensor for tensor in owns[index][name].values() if _is_there(tensor)]
+        for elsewhere in self._elsewhere:
+            found += elsewhere.values()
+        return found + [owns[index][name] for index, name in self._attributes]
+
+    def _stamps(self) -> list[tuple[int, int]]:
+        stats = map(os.stat, self._paths)
+        return [(stat.st_mtime_ns, stat.st_size) for stat in stats]
+
+
+_address = torch.Tensor.data_ptr
+
+
+def _is_there(tensor: Any) -> bool:
+    return tensor is not None and not tensor.is_meta
+
+
+def _look(tensor: torch.Tensor) -> _Seen:
+    if tensor.is_meta:
+        raise UnwatchableError("a weight is on the meta device, and nobody says where it is")
+    try:
+        return _Seen(
+            identity=id(tensor),
+            version=tensor._version,
+            form=(tensor.dtype, tuple(tensor.shape), tensor.stride()),
+            address=tensor.data_ptr(),
+            storage=StorageWeakRef(tensor.untyped_storage()),
+            is_small=tensor.numel() <= _SMALL,
+            content=_content(tensor),
+        )
+    except (RuntimeError, NotImplementedError) as error:  # as those made under inference_mode
+        raise UnwatchableError(str(error).partition("\n")[0]) from error
+
+
+def _content(tensor: torch.Tensor) -> bytes:
+    flat = tensor.detach().reshape(-1)
+    if len(flat) > _SMALL:
+        flat = flat[:: len(flat) // _SAMPLED]
+    held: bytes = flat.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return held

@@ -1,0 +1,70 @@
+"""Whether a model is still what it was: everything its outputs depend on, as far as it can be seen.
+
+Asked before every call, so it has to be quick: lists of what is there now are compared with lists
+of what was there. Only where they differ it is looked at closely, since not all that changes
+changes outputs: transformers marks modules, accelerate fetches weights, and a model is moved to
+another device and back. The functions that run are not looked at here: a call is reused only where
+all of them are known (see ``forward.guards``).
+
+Not to be seen for certain is what is done through ``.data``, numpy or another alias of a weight's
+memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..core.counts import Passed
+from .attributes import Attributes
+from .tensors import Tensors, UnwatchableError
+
+Own = dict[str, Any]  # a module's namespace
+
+
+class ModelState:
+    """A model, by its ``parts`` with the namespaces ``owns``, at one moment. It keeps none alive.
+
+    ``changes``: as ``guards.Stack`` counts them, whose look at the same parts goes before.
+
+    ``unsuitable``: why nothing is reused of a model in this state; None if something is.
+    ``devices``: where its weights are.
+    """
+
+    def __init__(self, parts: list[torch.nn.Module], owns: list[Own], changes: int) -> None:
+        self._changes = changes
+        self._types = list(map(type, parts))
+        self._attributes = Attributes(parts)
+        self._tensors: Tensors | None = None
+        self.devices: tuple[str, ...] = ()
+        self.unsuitable: Passed | None = None
+        try:
+            self._tensors = Tensors(owns)
+            self.devices = self._tensors.devices
+        except (UnwatchableError, LookupError):
+            self.unsuitable = Passed.UNWATCHABLE
+
+    def same(self, owns: list[Own], changes: int) -> bool:
+        """Whether nothing at all has changed."""
+        try:
+            return (
+                changes == self._changes
+                and self._attributes.same(owns)
+                and (self._tensors is None or self._tensors.same(owns))
+            )
+        except Exception:  # as tensors raise that are compared, or a name that is gone
+            return False
+
+    def is_followed_by(self, now: ModelState) -> bool:
+        """Whether what has changed since changes no output."""
+        try:
+            return (
+                self._tensors is not None
+                and now._tensors is not None
+                and self._types == now._types
+                and self._attributes.are_followed_by(now._attributes)
+                and self._tensors.are_followed_by(now._tensors)
+            )
+        except Exception:
+            return False

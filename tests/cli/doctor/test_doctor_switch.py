@@ -1,0 +1,113 @@
+"""doctor: the variables and flags, and the command line of the program."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import venvs
+from doctor_runs import look, one
+from venvs import RUNNING, Venv
+
+from sitecustomize_bt.cli.doctor import host, switch
+from sitecustomize_bt.cli.doctor.check import Check, CheckState
+from sitecustomize_bt.cli.outcome import WrongUseError
+from sitecustomize_bt.startup import settings
+from sitecustomize_bt.startup.settings import ENABLE
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Venv:
+    """The wheel and wrapt, without torch, to change files in."""
+    return venvs.hooked(RUNNING).copy(tmp_path / "venv")
+
+
+# The variables and flags.
+
+
+def checked(line: str = "demo.py", **variables: str) -> list[Check]:
+    names = {"value": ENABLE}
+    environ = {names.get(name, f"FRAMEPACK_{name}"): text for name, text in variables.items()}
+    asked = settings.read(environ, line.split())
+    return list(switch.checks(asked, environ.get(ENABLE, "")))
+
+
+@pytest.mark.parametrize("value", ["1", " ON ", "auto"])
+def test_variable_switches_it_on(value: str) -> None:
+    (check,) = checked(value=value)
+    assert check.state is CheckState.FINE
+    assert value in check.text
+
+
+@pytest.mark.parametrize(
+    ("variables", "line", "text"),
+    [
+        ({}, "demo.py", f"{ENABLE} is unset"),
+        ({"value": ""}, "demo.py", f"{ENABLE} is unset"),
+        ({"value": "off"}, "demo.py", f"{ENABLE}=off switches it off"),
+        ({"value": "ture"}, "demo.py", f"{ENABLE}='ture' is not understood"),
+        ({"value": "1"}, "demo.py --disable-bettertransformer", "--disable-bettertransformer"),
+        ({"value": "1"}, "demo.py --fast-start", "fast start is asked for"),
+        ({"value": "1", "FAST_START": "1"}, "demo.py", "fast start is asked for"),
+        ({"value": "1"}, "demo.py --use-memory-v2", "--use-memory-v2"),
+    ],
+)
+def test_what_switches_it_off(variables: dict[str, str], line: str, text: str) -> None:
+    (check,) = [check for check in checked(line, **variables) if check.state is CheckState.PROBLEM]
+    assert check.stops
+    assert check.text.startswith(text)
+    assert check.fix
+
+
+def test_value_that_is_not_understood() -> None:
+    checks = checked(value="1", BETTERTRANSFORMER_OFFLOAD="keeep", BETTERTRANSFORMER_PADDING="x")
+    problems = [check for check in checks if check.state is CheckState.PROBLEM]
+    assert ["keeep" in check.text for check in problems] == [True, False]
+    assert not any(check.stops for check in problems)
+    assert problems[0].fix.startswith("unset FRAMEPACK_BETTERTRANSFORMER_OFFLOAD, or ")
+
+
+def test_what_is_worth_knowing() -> None:
+    variables = {"PADDING": "0", "OFFLOAD": "keep", "FORCE": "1", "LOG": "silent"}
+    variables |= {"BACKENDS": "math", "REPORT": "report.json", "REUSE": "1"}
+    named = {f"BETTERTRANSFORMER_{name}": value for name, value in variables.items()}
+    notes = [check for check in checked(value="1", **named) if check.state is CheckState.NOTE]
+    assert len(notes) == len(variables)
+    for name in named:
+        assert sum(f"FRAMEPACK_{name}" in check.text for check in notes) == 1
+
+
+def test_flags_of_the_program_are_read(venv: Venv) -> None:
+    found = look(venv, str(venv.python), "demo_gradio.py", "--port", "1", "--fast-start")
+    assert one(found, "switch", "fast start")["stops"]
+
+
+# The program's command line.
+
+
+@pytest.mark.parametrize(
+    ("line", "options", "argv"),
+    [
+        ("demo.py --a -I", "", "demo.py --a -I"),
+        ("PY demo.py -S", "", "demo.py -S"),
+        ("PY -IsSEu demo.py", "-S -I -E -s", "demo.py"),
+        ("PY -X dev -S demo.py", "-S", "demo.py"),
+        ("PY -XS -WE demo.py", "", "demo.py"),
+        ("PY -Sm pack.age -E --fast-start", "-S", "-m -E --fast-start"),
+        ("PY -cpass -E", "", "-c -E"),
+        ("PY --check-hash-based-pycs=never -E demo.py", "-E", "demo.py"),
+        ("PY -E - x", "-E", "- x"),
+        ("PY", "", ""),
+    ],
+)
+def test_command_lines(line: str, options: str, argv: str) -> None:
+    program = host.read(line.replace("PY", sys.executable).split())
+    assert program.given
+    assert " ".join(program.options) == options
+    assert " ".join(program.argv) == argv
+
+
+def test_command_line_with_a_python_that_is_not_there() -> None:
+    with pytest.raises(WrongUseError, match=r"no 'python9\.9'"):
+        host.read(["python9.9", "demo.py"])
