@@ -18,7 +18,7 @@ LONGEST = 320
 
 # Layer -> the layers it may import besides itself. The package's own __init__ is "", and anything
 # that stands beside it a layer of its own; __version__ and the like in "" are everybody's.
-_ROWS = ("core", "compat", "families", "forward", "padding", "reuse", "model", "encoders")
+_ROWS = ("core", "compat", "families", "forward", "padding", "reuse", "model")
 ARROWS = {
     "startup": (),
     "core": ("startup.settings", "startup.stderr"),
@@ -33,7 +33,7 @@ ARROWS = {
 
 # Library -> where alone it may be imported.
 HOMES = {
-    "torch": ("compat", "forward", "padding", "reuse", "model", "encoders", "cli"),
+    "torch": ("compat", "forward", "padding", "reuse", "model", "cli"),
     "wrapt": ("hooks",),
     "optimum": ("model.optimum_bridge",),
 }
@@ -53,7 +53,7 @@ class Import:
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """``encoders.policy`` -> its file."""
+    """``forward.call`` -> its file."""
     names = {}
     for path in sorted((root / PACKAGE).rglob("*.py")):
         parts = path.relative_to(root / PACKAGE).with_suffix("").parts
@@ -101,7 +101,7 @@ def _targets(node: ast.AST, parts: tuple[str, ...], known: dict[str, Path]) -> I
 
 
 def _absolute(name: str) -> str:
-    """``:encoders.policy`` for what is ours, which no library can be called."""
+    """``:forward.call`` for what is ours, which no library can be called."""
     if name == PACKAGE or name.startswith(f"{PACKAGE}."):
         return ":" + name[len(PACKAGE) + 1 :]
     return name
@@ -192,6 +192,12 @@ def test_imports_are_seen() -> None:
         ("model/device", "class A:\n    import diffusers.x", "diffusers is imported ahead"),
         ("model/device", "try:\n    from accelerate import y\nfinally: pass", "accelerate is"),
         ("model/device", "__import__('transformers.utils')", "transformers is imported ahead"),
+        ("core/counts", "import torch", "torch is imported outside"),
+        ("core/counts", "from ..compat import versions", "core must not import compat.versions"),
+        ("families/table", "def f():\n    import torch", "torch is imported outside"),
+        ("families/table", "from ..forward import call", "families must not import forward.call"),
+        ("padding/skip", "from ..reuse import store", "padding must not import reuse.store"),
+        ("reuse/store", "from ..model import apply", "reuse must not import model.apply"),
         ("report/narrator", "from ..hooks import session", "must not import hooks.session"),
         ("report/narrator", "import torch", "torch is imported outside"),
         ("report/narrator", f"import {PACKAGE}.api", "report must not import api"),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+
+from sitecustomize_bt.families import table
+from sitecustomize_bt.families.table import Given
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -41,16 +45,24 @@ CPU_AND_DISK = {
 }
 
 
+# The table of tiny models: by class, its config's class and values.
+_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "LlamaModel": ("LlamaConfig", {**_TEXT, "num_key_value_heads": 2}),
+    "LlamaForCausalLM": ("LlamaConfig", {**_TEXT, "num_key_value_heads": 2}),
+    "CLIPTextModel": ("CLIPTextConfig", _TEXT),
+    "CLIPTextModelWithProjection": ("CLIPTextConfig", _TEXT),
+    "CLIPVisionModel": ("CLIPVisionConfig", _VISION),
+    "CLIPVisionModelWithProjection": ("CLIPVisionConfig", _VISION),
+    "CLIPModel": ("CLIPConfig", {"text_config": _TEXT, "vision_config": _VISION}),
+    "SiglipTextModel": ("SiglipTextConfig", _TEXT),
+    "SiglipVisionModel": ("SiglipVisionConfig", _VISION),
+    "SiglipModel": ("SiglipConfig", {"text_config": _TEXT, "vision_config": _VISION}),
+}
+
+
 def _config(name: str) -> Any:
-    if name.startswith("Llama"):
-        return transformers.LlamaConfig(**_TEXT, num_key_value_heads=2)
-    if name in ("CLIPModel", "SiglipModel"):
-        config = transformers.CLIPConfig if name == "CLIPModel" else transformers.SiglipConfig
-        return config(text_config=dict(_TEXT), vision_config=dict(_VISION))
-    family = "CLIP" if name.startswith("CLIP") else "Siglip"
-    kind = "Text" if "Text" in name else "Vision"
-    config = getattr(transformers, f"{family}{kind}Config")
-    return config(**(_TEXT if kind == "Text" else _VISION))
+    cls, values = _CONFIGS[name]
+    return getattr(transformers, cls)(**copy.deepcopy(values))
 
 
 def build(name: str, **config_changes: Any) -> torch.nn.Module:
@@ -64,9 +76,7 @@ def build(name: str, **config_changes: Any) -> torch.nn.Module:
 
 def save_all(folder: Path) -> Path:
     """Save a model of every registered class under ``folder / class name``."""
-    from sitecustomize_bt.families.table import ENCODERS
-
-    for row in ENCODERS:
+    for row in table.ENCODERS:
         build(row.name).save_pretrained(folder / row.name)
     return folder
 
@@ -76,9 +86,11 @@ def inputs(name: str) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
     text = {"input_ids": torch.randint(3, 128, (2, 9))}
     picture = {"pixel_values": torch.randn(2, 3, 28, 28)}
-    if name in ("CLIPModel", "SiglipModel"):
+    row = table.row_named(name)
+    assert row is not None
+    if row.given is Given.PAIR:
         return {**text, **picture}
-    return picture if "Vision" in name else text
+    return picture if row.given is Given.PICTURE else text
 
 
 def tensors(output: Any) -> list[torch.Tensor]:

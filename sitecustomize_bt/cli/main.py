@@ -23,10 +23,7 @@ _STATUSES = "exit status: 0 fine, 1 a finding or a failure, 2 wrong use"
 # Each has HELP (a sentence), EXAMPLE (a command line), SCHEMA (the version of its JSON),
 # add_arguments(parser) and run(options) -> CommandOutcome. None imports torch before it runs.
 COMMANDS: dict[str, ModuleType] = {
-    "doctor": doctor,
-    "status": status,
-    "verify": verify,
-    "bench": bench,
+    module.__name__.rpartition(".")[2]: module for module in (doctor, status, verify, bench)
 }
 
 
@@ -51,10 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINE
-    except WrongUseError as error:
-        return _say(str(error), WRONG_USE, options.debug)
-    except FailedError as error:
-        return _say(str(error), FINDING, options.debug)
+    except (WrongUseError, FailedError) as error:
+        return _say(str(error), error.status, options.debug)
     except Exception as error:
         sentence = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         return _say(f"{sentence} (--debug shows where)", FINDING, options.debug)
@@ -85,24 +80,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=PROGRAM,
-        description="Look into, check and measure what sitecustomize_bt does.",
-        epilog=(
-            f"Switched on by {settings.ENABLE}=1 in a program's environment.\n\n"
-            f"example:\n  {PROGRAM} doctor\n\n{_STATUSES}"
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    example = f"example:\n  %s\n\n{_STATUSES}"
+    form = argparse.RawDescriptionHelpFormatter
+    description = "Look into, check and measure what sitecustomize_bt does."
+    epilog = f"Switched on by {settings.ENABLE}=1 in a program's environment.\n\n"
+    epilog += example % f"{PROGRAM} doctor"
+    parser = _Parser(PROGRAM, description=description, epilog=epilog, formatter_class=form)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
+        text, epilog = command.HELP, example % command.EXAMPLE
         sub = commands.add_parser(
-            name,
-            help=command.HELP,
-            description=command.HELP,
-            epilog=f"example:\n  {command.EXAMPLE}\n\n{_STATUSES}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            name, help=text, description=text, epilog=epilog, formatter_class=form
         )
         sub.add_argument("--json", action="store_true", help="print JSON (shape: see the README)")
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")

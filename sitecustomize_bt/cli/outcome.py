@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 FINE, FINDING, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -11,7 +11,7 @@ FINE, FINDING, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 @dataclass(frozen=True)
 class Table:
-    """``columns``: headings. ``rows``: cells as text; those of ``numbers`` stand to the right."""
+    """``rows``: cells as text; those of the columns ``numbers`` stand to the right."""
 
     title: str
     columns: Sequence[str]
@@ -21,20 +21,20 @@ class Table:
 
 @dataclass(frozen=True)
 class CommandOutcome:
-    """``finding``: whether there is something to fix (exit status 1).
-
-    ``data``: what ``--json`` prints, beside ``schema`` and ``version``. ``blocks``: what a reader
-    sees, tables and paragraphs in order.
-    """
+    """``finding``: something is to be fixed. ``data``: for JSON. ``blocks``: for a reader."""
 
     finding: bool
     data: dict[str, Any]
-    blocks: Sequence[Table | str] = field(default=())
+    blocks: Sequence[Table | str] = ()
 
 
 class WrongUseError(Exception):
     """The command was called with something it cannot use; the message is one sentence."""
 
+    status = WRONG_USE
+
 
 class FailedError(Exception):
     """The command could not do its work; the message is one sentence."""
+
+    status = FINDING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections import Counter
@@ -25,14 +26,12 @@ _SAFETENSORS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # In the order in which transformers looks for them.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
+_SUPPORTED = ", ".join(row.name for row in table.ENCODERS)
+
 
 @dataclass(frozen=True)
 class SavedModel:
-    """One encoder on disk.
-
-    ``dtype``: as saved, by config.json or else by the weights. ``floats``: the bytes of the
-    weights of each dtype; both as torch names it.
-    """
+    """One encoder on disk. ``floats``: the bytes of the weights of each dtype."""
 
     path: Path
     row: Encoder
@@ -48,10 +47,7 @@ class SavedModel:
 
 
 def find(folder: Path, class_name: str | None = None) -> list[SavedModel]:
-    """Every encoder of the table in ``folder``: a saved model's, or a pipeline's with several.
-
-    ``class_name``: the class to load it as; of a pipeline, the only class that is taken.
-    """
+    """The encoders in ``folder``, a model's or a pipeline's; ``class_name``: only as that class."""
     asked = None if class_name is None else _row(class_name)
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
@@ -69,34 +65,34 @@ def find(folder: Path, class_name: str | None = None) -> list[SavedModel]:
         else:
             others.append(f"{part.name} ({name})")
     if others and not found:
-        wanted = class_name or f"a supported class ({_supported()})"
+        wanted = class_name or f"a supported class ({_SUPPORTED})"
         raise WrongUseError(f"{folder} has no part of {wanted}, only {', '.join(others)}")
     if not found:
         raise WrongUseError(f"{folder} is no saved model: it has no config.json")
     return found
 
 
-def class_of(saved: SavedModel) -> Any:
-    """transformers' class, from a transformers that prints nothing but errors."""
+def imported(name: str) -> Any:
+    """The library ``name``, without which no model can be loaded."""
     try:
-        import torch  # noqa: F401 - without it, transformers has names for its classes and no more
-        import transformers
+        return importlib.import_module(name)
     except ImportError as error:
         raise FailedError(f"a model cannot be loaded here: {error}") from error
+
+
+def class_of(saved: SavedModel) -> Any:
+    """transformers' class, from a transformers that prints nothing but errors."""
+    imported("torch")  # without it, transformers has names for its classes and no more
+    transformers = imported("transformers")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return getattr(transformers, saved.row.name)
 
 
 def load(saved: SavedModel, attention: str | None, dtype: str, device: str) -> torch.nn.Module:
-    """The model by its class's ``from_pretrained``, in eval mode, on ``device``.
-
-    ``attention``: the ``attn_implementation`` to ask for; None asks for none.
-    """
+    """The model in eval mode; ``attention``: the ``attn_implementation`` to ask for, if any."""
     cls = class_of(saved)
-    import torch
-
-    options = {compat.dtype_keyword(): getattr(torch, dtype)}
+    options = {compat.dtype_keyword(): getattr(imported("torch"), dtype)}
     if attention is not None:
         options["attn_implementation"] = attention
     try:
@@ -105,17 +101,14 @@ def load(saved: SavedModel, attention: str | None, dtype: str, device: str) -> t
         )
         placed: torch.nn.Module = model.eval().to(device)
     except Exception as error:
-        raise FailedError(
-            f"{saved.path} cannot be loaded as {saved.row.name}: {first_line(error)}"
-        ) from error
+        problem = f"cannot be loaded as {saved.row.name}: {first_line(error)}"
+        raise FailedError(f"{saved.path} {problem}") from error
     missing = sorted(loading["missing_keys"])
     if missing:
         # transformers makes them up at random, so no two loads would be the same model.
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise FailedError(
-            f"{saved.path} does not hold all weights of {saved.row.name}: "
-            f"{missing[0]}{more} missing"
-        )
+        what = f"{saved.row.name}: {missing[0]}{more} missing"
+        raise FailedError(f"{saved.path} does not hold all weights of {what}")
     return placed
 
 
@@ -147,11 +140,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _named_class(folder: Path, config: dict[str, Any]) -> str:
     """The class that the folder's config names, supported or not."""
-    classes, model_type = config.get("architectures"), config.get("model_type")
+    classes, kind = config.get("architectures"), config.get("model_type")
     name = classes[0] if isinstance(classes, list) and classes else None
-    by_type = {row.model_type: row.name for row in table.ENCODERS if row.model_type}
     if table.row_named(str(name)) is None:
-        name = by_type.get(str(model_type)) or name or model_type
+        by_type = {row.model_type: row.name for row in table.ENCODERS if row.model_type}
+        name = by_type.get(str(kind)) or name or kind
     if name is None:
         raise WrongUseError(f"{folder / 'config.json'} names neither a class nor a model_type")
     return str(name)
@@ -160,12 +153,8 @@ def _named_class(folder: Path, config: dict[str, Any]) -> str:
 def _row(name: str) -> Encoder:
     row = table.row_named(name)
     if row is None:
-        raise WrongUseError(f"{name} is not supported (supported: {_supported()})")
+        raise WrongUseError(f"{name} is not supported (supported: {_SUPPORTED})")
     return row
-
-
-def _supported() -> str:
-    return ", ".join(row.name for row in table.ENCODERS)
 
 
 def _saved(folder: Path, config: dict[str, Any], row: Encoder) -> SavedModel:
@@ -203,10 +192,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _floats(files: list[Path]) -> Counter[str]:
     """The bytes of the weights of each dtype, read off the files' headers."""
-    try:
-        import safetensors
-    except ImportError as error:
-        raise FailedError(f"a model cannot be loaded here: {error}") from error
+    safetensors = imported("safetensors")
     sizes: Counter[str] = Counter()
     for file in (file for file in files if file.suffix == ".safetensors"):
         try:

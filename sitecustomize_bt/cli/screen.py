@@ -21,14 +21,12 @@ def show(blocks: Sequence[Table | str]) -> None:
     """Print ``blocks`` to stdout, with an empty line between two."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold what the console cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
-    for index, block in enumerate(blocks):
-        if index:
-            print()
-        if isinstance(block, Table):
-            _show_table(block)
-        else:
-            # A path stays in one piece, to be copied.
-            print("\n".join(_wrapped(_shown(block), WIDTH, break_long_words=False)))
+    print("\n\n".join(_table(one) if isinstance(one, Table) else _text(one) for one in blocks))
+
+
+def _text(text: str, width: int = WIDTH) -> str:
+    # A path stays in one piece, to be copied.
+    return "\n".join(_wrapped(_shown(text), width, break_long_words=False))
 
 
 def _shown(text: str) -> str:
@@ -42,26 +40,25 @@ def _wrapped(text: str, width: int, break_long_words: bool = True) -> list[str]:
     return [part for line in text.splitlines() for part in wrapper.wrap(line) or [""]]
 
 
-def _show_table(table: Table) -> None:
+def _table(table: Table) -> str:
     cells = [[_shown(cell) for cell in row] for row in (table.columns, *table.rows)]
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+    terminal = sys.stdout.isatty()
+    room = shutil.get_terminal_size().columns if terminal else WIDTH
     widths = _widths(cells, room)
     heading, *rows = ("\n".join(_lines(row, widths, table.numbers)) for row in cells)
-    title = "\n".join(_wrapped(_shown(table.title), room, break_long_words=False))
+    title = _text(table.title, room)
     try:
         from rich.console import Console
         from rich.text import Text
     except ImportError:
-        print(title, heading, *rows, sep="\n")
-        return
+        return "\n".join((title, heading, *rows))
     # Not to stdout itself: where nobody reads on (`... | head`), rich would end the program.
     bold = io.StringIO()
-    Console(file=bold, force_terminal=sys.stdout.isatty()).print(
-        Text(title, "bold"), end="", soft_wrap=True
-    )
+    console = Console(file=bold, force_terminal=terminal)
+    console.print(Text(title, "bold"), end="", soft_wrap=True)
     dash = "\u2500" if (sys.stdout.encoding or "").lower().startswith("utf") else "-"
     rule = dash * (sum(widths) + len(_GAP) * (len(widths) - 1))
-    print(bold.getvalue(), heading, rule, *rows, sep="\n")
+    return "\n".join((bold.getvalue(), heading, rule, *rows))
 
 
 def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
@@ -74,14 +71,12 @@ def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
         for cells in columns
     ]
     while sum(widths) + len(_GAP) * (len(widths) - 1) > room:
-        widest = max((w for w, word in zip(widths, least, strict=True) if w > word), default=0)
+        pairs = list(zip(widths, least, strict=True))
+        widest = max((width for width, word in pairs if width > word), default=0)
         if not widest:
             break
         # Alike columns stay alike.
-        widths = [
-            width - (width == widest and width > word)
-            for width, word in zip(widths, least, strict=True)
-        ]
+        widths = [width - (width == widest and width > word) for width, word in pairs]
     return widths
 
 

@@ -20,10 +20,8 @@ SCHEMA = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What this command takes."""
-    parser.add_argument(
-        "path",
-        help=f"the file that {REPORT} named, or a folder of them (a file for each process)",
-    )
+    text = f"the file that {REPORT} named, or a folder of them (a file for each process)"
+    parser.add_argument("path", help=text)
 
 
 def run(options: argparse.Namespace) -> CommandOutcome:
@@ -68,9 +66,10 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(report, dict) or report.get("schema") != report_file.SCHEMA:
         raise FailedError(f"{path} is not a report of this package")
     if report.get("version") not in report_file.READABLE:
+        versions = " and ".join(map(str, report_file.READABLE))
         raise FailedError(
             f"{path} has version {report.get('version')!r} of the report's shape; "
-            f"this command reads versions {' and '.join(map(str, report_file.READABLE))}"
+            f"this command reads versions {versions}"
         )
     try:
         _table(report)

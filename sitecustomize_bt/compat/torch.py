@@ -28,13 +28,26 @@ _function_modes: Callable[[], list[Any]] = getattr(
     torch.overrides, "_get_current_function_mode_stack", list
 )
 
+# The call that would come without what stands in that place; a class may have its own.
+plain_call: Callable[[torch.nn.Module], Callable[..., Any]] = operator.attrgetter("_call_impl")
+
+# Where a module keeps its parts, tensors and hooks, in its namespace.
+PARTS, PARAMETERS, BUFFERS = "_modules", "_parameters", "_buffers"
+HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+
+# How often a tensor was changed in place, as far as torch counts that.
+version_of: Callable[[torch.Tensor], int] = operator.attrgetter("_version")
+
 # The attributes that torch gives every module.
 MODULE_ATTRIBUTES = frozenset(vars(torch.nn.Module()))
 
 # Of a tensor class that is nobody's but torch's; others are made of such.
 _PLAIN_DISPATCH = torch.nn.Parameter.__torch_dispatch__
 
-storage_expired: Callable[[int], bool] = torch.UntypedStorage._expired
+# Whether the memory at that number is free to go. Missing before torch 1.13, which has no SDPA.
+storage_expired: Callable[[int], bool] = getattr(
+    getattr(torch, "UntypedStorage", None), "_expired", lambda _: True
+)
 
 
 def compiled_by_host(module: torch.nn.Module) -> bool:

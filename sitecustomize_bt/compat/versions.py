@@ -17,22 +17,33 @@ KNOWN = {
     "torch": "<3",
 }
 
+NO_PACKAGING = "packaging is missing, so no version can be told"
+
 # optimum is a namespace package.
 _HOLDERS = {"optimum": "optimum.version"}
 
 
 def unknown() -> str | None:
     """The first imported library outside its range, as a sentence; None if all are inside."""
-    try:
-        from packaging.specifiers import SpecifierSet
-    except ImportError:  # transformers requires it, so this is something else of that name
-        return "packaging is missing, so no version can be told"
-    for name, known in KNOWN.items():
+    for name in KNOWN:
         version = getattr(sys.modules.get(_HOLDERS.get(name, name)), "__version__", None)
-        # Source checkouts call themselves X.Y.0.dev0, and CPU builds of torch X.Y.Z+cpu.
-        if version is not None and not SpecifierSet(known).contains(version, prereleases=True):
-            return f"{name} {version} is not known to work (known: {known})"
+        try:
+            found = version and fault(name, version)
+        except ImportError:  # transformers requires it, so this is something else of that name
+            return NO_PACKAGING
+        if found:
+            return str(found)
     return None
+
+
+def fault(name: str, version: str) -> str | None:
+    """That ``version`` of the library ``name`` is outside its range; None if it is inside."""
+    from packaging.specifiers import SpecifierSet
+
+    # Source checkouts call themselves X.Y.0.dev0, and CPU builds of torch X.Y.Z+cpu.
+    if SpecifierSet(KNOWN[name]).contains(version, prereleases=True):
+        return None
+    return f"{name} {version} is not known to work (known: {KNOWN[name]})"
 
 
 def refusal(unknown: str) -> str:

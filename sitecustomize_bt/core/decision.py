@@ -212,8 +212,6 @@ def decide(settings: Settings, facts: Facts) -> Decision:
         padding, reuse = _padding(settings, facts), _reuse(settings, facts)
     else:
         padding = reuse = attention
-    if not (attention.on or padding.on or reuse.on):
-        attention = _as_loaded(facts) if attention.reason is Reason.NO_SDPA_FOR_CLASS else attention
     return Decision(
         label=facts.label,
         model_class=facts.model_class,
@@ -256,12 +254,8 @@ def _attention(facts: Facts) -> Outcome:
         detail = f"the {facts.asked_by} asks for {facts.asked_for}"
         return Outcome(False, Reason.ASKED_OTHERWISE, detail)
     if facts.running == "eager" and not facts.class_has_sdpa:
-        details = [facts.quantized, "it runs eager attention: no SDPA for it in this transformers"]
+        details = [facts.quantized, "eager; no SDPA in this release"]
         return Outcome(False, Reason.NO_SDPA_FOR_CLASS, ", ".join(filter(None, details)))
-    return _as_loaded(facts)
-
-
-def _as_loaded(facts: Facts) -> Outcome:
     detail = f"it runs {facts.running} attention as loaded"
     return Outcome(False, Reason.OTHER_ATTENTION, detail)
 

@@ -27,16 +27,16 @@ class Activity:
     measured: Measured | None = None
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """What came of a decision by which nothing was done."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Record:
     """One decision. ``activity``: what came of it so far; it holds nothing of the model."""
 
     decision: Decision
-    activity: Callable[[], Activity | None] = _nothing
+    activity: Callable[[], Activity | None] = nothing
     is_told: bool = False
 
 
@@ -44,11 +44,19 @@ _lock = locks.new()
 _records: deque[Record] = deque(maxlen=_KEPT)
 
 
-def keep(decision: Decision, activity: Callable[[], Activity | None] = _nothing) -> None:
+def keep(decision: Decision, activity: Callable[[], Activity | None] = nothing) -> None:
     """Keep a decision, once."""
     with _lock:
         if _record(decision) is None:
             _records.append(Record(decision, activity))
+
+
+def drop(decision: Decision) -> None:
+    """Keep it no longer: it was undone before anybody was told of it."""
+    with _lock:
+        record = _record(decision)
+        if record is not None:
+            _records.remove(record)
 
 
 def is_news(decision: Decision) -> bool:

@@ -59,6 +59,15 @@ class Call:
         self.plan: Any = None
 
     @property
+    def given(self) -> tuple[Any, ...]:
+        """What the forward will be given, to be set again where a stage could not finish."""
+        return self.args, self.kwargs, self.values, self.window, self.plan
+
+    @given.setter
+    def given(self, given: tuple[Any, ...]) -> None:
+        self.args, self.kwargs, self.values, self.window, self.plan = given
+
+    @property
     def source(self) -> str:
         """Whichever of input_ids and inputs_embeds is given; empty if both or neither are."""
         values = self.values or {}

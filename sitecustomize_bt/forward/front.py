@@ -1,10 +1,9 @@
 """What stands in front of an accelerated model's call, and the stages that it goes through.
 
-``Module.__call__`` hands over to the module's ``_compiled_call_impl`` where that is not None. torch
-looks it up on the module, so a class attribute with ``__get__`` is asked with the module in hand:
-that is where we are. The module itself is not changed. Copies, pickles and a copied ``__dict__``
-(DataParallel's replicas) have nothing of ours, and ``Module.compile``, which sets the attribute on
-the module, goes first.
+``Module.__call__`` hands over to an attribute of the module (``CALL_PLACE``) where that is set. A
+class attribute with ``__get__`` is asked for it with the module in hand: that is where we are. The
+module itself is not changed. Copies, pickles and a copied ``__dict__`` (DataParallel's replicas)
+have nothing of ours, and ``Module.compile``, which sets the attribute on the module, goes first.
 
 A forward hook could not keep the forward from running, and would stand in what ``torch.save``
 writes. A replaced ``forward`` would be dropped or brought back by accelerate's
@@ -13,13 +12,16 @@ writes. A replaced ``forward`` would be dropped or brought back by accelerate's
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..compat.torch import CALL_PLACE, HAS_CALL_PLACE, compiled_by_host, is_compiling
+from ..compat.torch import CALL_PLACE, HAS_CALL_PLACE, compiled_by_host, is_compiling, plain_call
 from ..core import console, locks
 from ..core.counts import Passed
 from . import guards
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Front:
-    """Called in place of one model's own ``_call_impl``.
+    """Called in place of one model's own call.
 
     ``stages``: in the order in which they see the call; they see the output the other way round.
     ``module_name``: the modeling module that defines the model's class.
@@ -43,36 +45,48 @@ class Front:
         stages: Sequence[Stage],
         module_name: str,
     ) -> None:
-        self._model = weakref.ref(model)
+        self.model = weakref.ref(model)
         self._text = text
         self._stages = tuple(stages)
         self._stack = guards.Stack(module_name, causal=text.causal if text else None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The output of a forward with these arguments."""
-        model: Any = self._model()  # whoever calls it holds it
+        model: Any = self.model()  # whoever calls it holds it
+        with _lock:
+            _offered.pop(threading.get_ident(), None)
+            is_left = _fronts.get(model) is not self
+            if is_left:
+                withdraw()
+        if is_left:
+            return plain_call(model)(*args, **kwargs)
         begun: list[tuple[Stage, Any]] = []
         try:
             call = self._call(model, args, kwargs)
             if call is None:
-                return model._call_impl(*args, **kwargs)
+                return plain_call(model)(*args, **kwargs)
             answer = self._before(call, begun)
             if answer is not None:
                 return answer.output
-            output = model._call_impl(*call.args, **call.kwargs)
+            output = plain_call(model)(*call.args, **call.kwargs)
         finally:
             for stage, kept in reversed(begun):
-                stage.leave(kept)
+                with contextlib.suppress(*console.FAULTS):
+                    stage.leave(kept)
         for stage, kept in reversed(begun):
             try:
                 output = stage.after(call, kept, output)
             except console.FAULTS as error:
                 # A transformers that we do not know. What is short or has more than was asked for
-                # cannot be handed out, so the forward is run as the host has asked for it.
-                stage.give_up(error)
-                del output
-                return model._call_impl(*args, **kwargs)
-        return output
+                # cannot be handed out.
+                with contextlib.suppress(*console.FAULTS):
+                    stage.give_up(error)
+                break
+        else:
+            return output
+        # As the host has asked for it; outside of the handler, whose error is not the host's.
+        del output
+        return plain_call(model)(*args, **kwargs)
 
     def _call(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -87,15 +101,17 @@ class Front:
         except console.FAULTS:  # the host's call goes on
             pass
         for stage in self._stages:
-            stage.let_through(None, reason)
+            _count(stage, None, reason)
         return None
 
     def _before(self, call: Call, begun: list[tuple[Stage, Any]]) -> Answered | None:
         for stage in self._stages:
+            given = call.given
             try:
                 kept = stage.before(call)
             except console.FAULTS:
-                stage.let_through(call, Passed.FAULT)
+                call.given = given
+                _count(stage, call, Passed.FAULT)
                 continue
             if isinstance(kept, Answered):
                 return kept
@@ -108,6 +124,11 @@ class Front:
         return False
 
 
+def _count(stage: Stage, call: Call | None, reason: Passed) -> None:
+    with contextlib.suppress(*console.FAULTS):  # a count is not worth a forward
+        stage.let_through(call, reason)
+
+
 class _Place:
     """The class attribute: each model's own front, and None for all others."""
 
@@ -115,13 +136,29 @@ class _Place:
         # First, so that dynamo sees nothing else of this.
         if is_compiling() or model is None:
             return None
-        return _fronts.get(model)
+        with _lock:
+            front = _fronts.get(model)
+            if front is not None:
+                _offered[threading.get_ident()] = front.model
+            elif _offered and _offered.get(threading.get_ident(), _nobody)() is model:
+                # torch asks whether anything stands here, then what: the model was left in between.
+                front = Front(model, None, (), "")
+            return front
 
 
 # Apart from the models, which are copied and pickled with all that is on them.
 _fronts: weakref.WeakKeyDictionary[torch.nn.Module, Front] = weakref.WeakKeyDictionary()
 _places: set[type] = set()
+# By thread, the model whose front it was told of and has not called yet.
+_offered: dict[int, Callable[[], torch.nn.Module | None]] = {}
 _lock = locks.new()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_offered.clear)
+
+
+def _nobody() -> None:
+    """No model."""
 
 
 def attach(model: torch.nn.Module, home: type, front: Front) -> str:
@@ -134,11 +171,11 @@ def attach(model: torch.nn.Module, home: type, front: Front) -> str:
     if compiled_by_host(model):
         return "the host has compiled it"
     with _lock:
-        if home not in _places:
+        if not _is_ours(home):
             if CALL_PLACE in vars(home):
                 return f"somebody else stands in front of {home.__name__}"
             setattr(home, CALL_PLACE, _Place())
-            _places.add(home)
+        _places.add(home)
         _fronts[model] = front
     return ""
 
@@ -151,11 +188,26 @@ def detach(model: torch.nn.Module) -> bool:
     """
     with _lock:
         found = _fronts.pop(model, None)
-        if not _fronts:
-            for home in _places:
+        withdraw()
+        return found is not None
+
+
+def withdraw() -> None:
+    """Give the classes their attribute back, where no model is left that anything stands before.
+
+    Not while another thread is about to call what it was told of: it does this then. What somebody
+    else has put in the place since stays.
+    """
+    with _lock:
+        _offered.pop(threading.get_ident(), None)
+        if not _fronts and not _offered:
+            for home in filter(_is_ours, _places):
                 delattr(home, CALL_PLACE)
             _places.clear()
-        return found is not None
+
+
+def _is_ours(home: type) -> bool:
+    return isinstance(vars(home).get(CALL_PLACE), _Place)
 
 
 def is_attached(model: torch.nn.Module) -> bool:

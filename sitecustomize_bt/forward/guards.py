@@ -7,6 +7,7 @@ on its own, and nobody else sees what the parts are given.
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
@@ -27,9 +28,9 @@ _Own = dict[str, Any]  # a module's namespace
 
 # Called for each part of a model, in each forward that is changed: these are written in C.
 _NAMESPACE = operator.attrgetter("__dict__")
-_CHILDREN = operator.itemgetter("_modules")
+_CHILDREN = operator.itemgetter(torch_compat.PARTS)
 _TRAINING = operator.itemgetter("training")
-_HOOKS = (operator.itemgetter("_forward_pre_hooks"), operator.itemgetter("_forward_hooks"))
+_HOOKS = tuple(map(operator.itemgetter, torch_compat.HOOKS))
 
 
 def surroundings() -> Passed | None:
@@ -63,95 +64,117 @@ def parts_of(model: torch.nn.Module) -> list[torch.nn.Module]:
     return found
 
 
+@dataclass(frozen=True)
+class _Look:
+    """A close look at the parts of a model. ``reason``: what rules a change out, None if nothing.
+
+    The first four are what it depends on. ``attentions`` and ``with_forward``: the parts that are
+    looked at again each time, by where they stand.
+    """
+
+    types: list[type]
+    sizes: list[int]
+    functions: list[Any]
+    contents: list[tuple[Any, list[Any]]]
+    reason: Passed | None
+    attentions: list[int]
+    with_forward: list[int]
+
+    def holds(self, types: list[type], sizes: list[int], functions: list[Any]) -> bool:
+        """Whether the parts, and what their classes and modeling module define, are the same."""
+        return (
+            types == self.types
+            and sizes == self.sizes
+            and functions == self.functions
+            and all(list(names.values()) == before for names, before in self.contents)
+        )
+
+
 class Stack:
     """Whether all parts of one model are known. It keeps none of them alive.
 
     ``module_name``: the modeling module that defines the model's class. ``causal``: what its
-    attention modules have to say of themselves; None where that does not matter. ``changes``: how
-    often the parts, their classes or the sizes of their namespaces were found to be other ones.
+    attention modules have to say of themselves; None where that does not matter. ``looks``: how
+    often the parts, or what their classes define, were found to be other ones.
     """
 
     def __init__(self, module_name: str, causal: bool | None) -> None:
         self._module_name, self._causal = module_name, causal
-        self.changes = 0
-        self._types: list[type] = []
-        self._sizes: list[int] = []
-        self._namespaces: list[Any] = []
-        self._contents: list[list[Any]] = []
-        self._functions: list[Any] = []
-        self._attentions: list[int] = []
-        self._with_forward: list[int] = []
-        self._reason: Passed | None = None
+        self._last: _Look | None = None
+        self.looks = 0
 
     def why_not(self, parts: list[torch.nn.Module], owns: list[_Own]) -> Passed | None:
-        """What about the model's ``parts``, with these namespaces, rules a change out.
-
-        What takes long is looked at again only where the list of parts, the size of a namespace, or
-        anything that their classes and modeling module define is not what it was.
-        """
+        """What about the model's ``parts``, with these namespaces, rules a change out."""
         if True in map(_TRAINING, owns):
             return Passed.TRAINING
         for get in _HOOKS:
             hooked = [hook for held in filter(None, map(get, owns)) for hook in held.values()]
             if not all(map(transformers_compat.is_recorder, hooked)):
                 return Passed.OBSERVED
-        self._look(parts, owns)
-        if self._reason is not None:
-            return self._reason
+        look = self._look(parts, owns)
+        if look.reason is not None:
+            return look.reason
         causal = self._causal
-        if not all(owns[index]["is_causal"] is causal for index in self._attentions):
+        if not all(owns[index]["is_causal"] is causal for index in look.attentions):
             return Passed.MODEL
-        if any(_is_replaced(parts[index], owns[index]) for index in self._with_forward):
+        if any(_is_replaced(parts[index], owns[index]) for index in look.with_forward):
             return Passed.OBSERVED
         return None
 
-    def _look(self, parts: list[torch.nn.Module], owns: list[_Own]) -> None:
-        types, sizes = list(map(type, parts)), list(map(len, owns))
-        functions = self._called(owns[0])
-        if not (
-            types == self._types
-            and sizes == self._sizes
-            and functions == self._functions
-            and [list(names.values()) for names in self._namespaces] == self._contents
-        ):
-            self._types, self._sizes, self._functions = types, sizes, functions
-            self.changes += 1
-            self._look_closely(parts, owns)
+    def _look(self, parts: list[torch.nn.Module], owns: list[_Own]) -> _Look:
+        """The last look where it still holds, because a look takes long."""
+        types, sizes, functions = list(map(type, parts)), list(map(len, owns)), _called(owns[0])
+        last = self._last
+        if last is None or not last.holds(types, sizes, functions):
+            self.looks += 1
+            last = self._last = self._look_closely(parts, owns, types, sizes, functions)
+        return last
 
-    def _called(self, own: _Own) -> list[Any]:
-        """The functions that a forward calls by way of a table."""
-        name = transformers_compat.attention_of(own.get("config"))
-        return [
-            torch.nn.functional.scaled_dot_product_attention,
-            transformers_compat.attention_functions().get(name),
-            transformers_compat.mask_functions().get(name),
-        ]
-
-    def _look_closely(self, parts: list[torch.nn.Module], owns: list[_Own]) -> None:
-        classes = list(dict.fromkeys(self._types))
+    def _look_closely(
+        self,
+        parts: list[torch.nn.Module],
+        owns: list[_Own],
+        types: list[type],
+        sizes: list[int],
+        functions: list[Any],
+    ) -> _Look:
+        classes = list(dict.fromkeys(types))
         modules = transformers_compat.function_modules(self._module_name)
         bases = dict.fromkeys(base for cls in classes for base in cls.__mro__)
-        self._namespaces = [*[vars(base) for base in bases if _is_looked_at(base)], *modules]
-        self._contents = [list(names.values()) for names in self._namespaces]
-        self._attentions = []
-        if self._causal is not None:
-            self._attentions = [index for index, own in enumerate(owns) if "is_causal" in own]
-        self._with_forward = [index for index, own in enumerate(owns) if "forward" in own]
-        self._reason = None
-        sdpa, *functions = self._functions
-        if any(torch_compat.compiled_by_host(part) for part in parts):
-            self._reason = Passed.COMPILED
-        elif (
-            not isinstance(sdpa, BuiltinFunctionType)
-            or len(parts) >= _MOST_PARTS
-            or not (
-                all(map(libraries.is_known_class, classes))
-                and all(map(libraries.are_own_functions, modules))
-                and all(map(libraries.is_own_function, functions))
-                and all(map(_has_own_functions, owns))
-            )
-        ):
-            self._reason = Passed.FOREIGN
+        namespaces = [*[vars(base) for base in bases if _is_looked_at(base)], *modules]
+        contents = [(names, list(names.values())) for names in namespaces]
+        sdpa, *others = functions
+        are_known = (
+            isinstance(sdpa, BuiltinFunctionType)
+            and len(parts) < _MOST_PARTS
+            and all(map(libraries.is_known_class, classes))
+            and all(map(libraries.are_own_functions, modules))
+            and all(map(libraries.is_own_function, others))
+            and all(map(_has_own_functions, owns))
+        )
+        reason = None if are_known else Passed.FOREIGN
+        if any(map(torch_compat.compiled_by_host, parts)):
+            reason = Passed.COMPILED
+        say = [index for index, own in enumerate(owns) if "is_causal" in own]
+        return _Look(
+            types,
+            sizes,
+            functions,
+            contents,
+            reason,
+            attentions=say if self._causal is not None else [],
+            with_forward=[index for index, own in enumerate(owns) if "forward" in own],
+        )
+
+
+def _called(own: _Own) -> list[Any]:
+    """The functions that a forward calls by way of a table; ``own``: the model's namespace."""
+    name = transformers_compat.attention_of(own.get("config"))
+    return [
+        torch.nn.functional.scaled_dot_product_attention,
+        transformers_compat.attention_functions().get(name),
+        transformers_compat.mask_functions().get(name),
+    ]
 
 
 def _is_looked_at(base: type) -> bool:

@@ -69,7 +69,7 @@ def _from_pretrained(
         with console.shielded("accelerating a loaded model"):
             decision = load.finish(result)
             if not ledger.active:  # another thread has uninstalled everything meanwhile
-                load.undo(result)
+                load.undo(result, decision)
             elif decision is not None:
                 from ..report.narrator import narrator
 

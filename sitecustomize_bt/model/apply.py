@@ -109,10 +109,11 @@ def revert(model: torch.nn.Module) -> bool:
 
 
 def revert_all() -> None:
-    """Revert every live model."""
+    """Revert every live model, and leave nothing on the classes of those that are gone."""
     with _lock:
         for model in list(_applied):
             revert(model)
+        front.withdraw()
 
 
 def release(target: torch.nn.Module, taker: str) -> list[Decision]:
@@ -130,8 +131,6 @@ def release(target: torch.nn.Module, taker: str) -> list[Decision]:
             revert(model)
             detail = f"{taker} takes over its weights; what was enabled has been reverted"
             decided.append(before.without(Reason.OFFLOADED, detail))
-        for one in decided:
-            decisions.keep(one)
         return decided
 
 
@@ -152,7 +151,7 @@ def _act(
     configs: attention.Before,
 ) -> Decision:
     """Attach what is on; what could not be attached is off in the decision that is returned."""
-    activity: Callable[[], Activity] | None = None
+    activity: Callable[[], Activity | None] = decisions.nothing
     if decided.applied:
         with _lock:
             try:
@@ -161,7 +160,7 @@ def _act(
                 revert(model)
                 attention.restore(configs)
                 raise
-    decisions.keep(decided, activity or (lambda: None))
+    decisions.keep(decided, activity)
     return decided
 
 
@@ -171,7 +170,7 @@ def _attach(
     decided: Decision,
     settings: Settings,
     configs: attention.Before,
-) -> tuple[Decision, Callable[[], Activity] | None]:
+) -> tuple[Decision, Callable[[], Activity | None]]:
     watched = _watched(model, row)
     built = _built(model, row, decided, settings)
     backends.ask_for(settings.backends)
@@ -182,7 +181,7 @@ def _attach(
     if why_not:
         applied.decision = decided.without(Reason.NOT_ATTACHED, why_not, *_FORWARD_PARTS)
         applied.forget = None
-        return applied.decision, None
+        return applied.decision, decisions.nothing
     _activities[model] = built.activity
     return decided, built.activity
 
@@ -267,24 +266,29 @@ def _looked_at(
         # Asking imports optimum, where there is one.
         optimum = optimum_bridge.ask(model, offload=offloaded, quantized=quantized).line
     is_known = libraries.is_known_class(type(_watched(model, row)))
+    unknown = versions.unknown()
+    # A release that is not known may not even have what tells this.
+    running, stays = "", row.padding_stays
+    if unknown is None or settings.force:
+        running, stays = attention.running(model, row), stays or _padding_stays(model, row)
     return row, Facts(
         label=row.label,
         model_class=cls.__name__,
         has_sdpa=torch_compat.has_sdpa(),
         class_has_sdpa=transformers_compat.supports_sdpa(cls),
         devices=devices,
-        running=attention.running(model, row),
+        running=running,
         default=transformers_compat.default_attention(cls, request.autoset_done),
         asked_by=request.asked_by,
         asked_for=request.value,
         nobody_asked=request.ours_to_make,
-        unknown_version=versions.unknown(),
+        unknown_version=unknown,
         offload=offloaded,
         quantized=quantized,
         optimum=optimum,
         transformed=optimum_bridge.transformed(model),
         skips_padding=row.skips_padding,
-        padding_stays=row.padding_stays or _padding_stays(model, row),
+        padding_stays=stays,
         unknown_forward="" if is_known else "its forward is not transformers' own",
         reuses=row.reuses,
     )

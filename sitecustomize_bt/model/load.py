@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..compat import accelerate, transformers, versions
-from ..core import decision
+from ..core import decision, decisions
 from ..core.decision import Decision
 from ..startup.settings import Settings
 from . import apply, asked_attention, device
@@ -45,9 +45,11 @@ class Load:
         return apply.apply_loaded(model, self.settings, self.request)
 
     @staticmethod
-    def undo(result: Any) -> None:
-        """Revert the model in ``result``."""
+    def undo(result: Any, decided: Decision | None) -> None:
+        """Revert the model in ``result``, as if nothing had been decided."""
         apply.revert(_model_in(result))
+        if decided is not None:
+            decisions.drop(decided)
 
 
 def _model_in(result: Any) -> Any:

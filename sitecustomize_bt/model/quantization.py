@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from ..compat.torch import PARAMETERS
+
 # As transformers spells ``quant_method``, and as printed.
 _BNB = "BnB-compatible"
 _SPELLINGS = {
@@ -61,7 +63,7 @@ def _by_layers(model: torch.nn.Module) -> str | None:
     for module in model.modules():
         kinds = [type(module)]
         # vars(): a swapper's __getattr__ would move the weight.
-        weight = vars(module).get("_parameters", {}).get("weight")
+        weight = vars(module).get(PARAMETERS, {}).get("weight")
         if weight is not None:
             kinds += [type(weight), type(weight.data)]
         for kind in kinds:

@@ -75,7 +75,7 @@ class ExactRepeat(Stage):
         """Drop all that is kept of the model."""
         with self._lock:
             self._state = None
-            self._drop()
+            self._clear()
 
     def _look(self, call: Call) -> Answered | Plan | Passed:
         refused = _why_not(call)
@@ -102,18 +102,22 @@ class ExactRepeat(Stage):
 
     def _refreshed(self, call: Call) -> ModelState:
         """The state of the model now; what was kept under another one is dropped."""
-        if self._state is None or not self._state.same(call.owns, call.stack.changes):
-            now = ModelState(call.parts, call.owns, call.stack.changes)
+        if self._state is None or not self._state.same(call.owns, call.stack.looks):
+            now = ModelState(call.parts, call.owns, call.stack.looks)
             if self._state is None or not self._state.is_followed_by(now):
                 self._drop()
             self._state = now
         return self._state
 
     def _drop(self) -> None:
+        """Keep nothing more of the model, because it may have changed."""
+        if self._clear():
+            self._tally.add(dropped=1)
+
+    def _clear(self) -> bool:
         with self._lock:
             self._generation += 1
-            if self._shelf.clear():
-                self._tally.add(dropped=1)
+            return self._shelf.clear()
 
     def _keep(self, plan: Plan, output: Any) -> None:
         self._tally.add(computed=1)

@@ -18,7 +18,14 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..compat import accelerate
-from ..compat.torch import inner_tensors, is_wrapper, storage_expired
+from ..compat.torch import (
+    BUFFERS,
+    PARAMETERS,
+    inner_tensors,
+    is_wrapper,
+    storage_expired,
+    version_of,
+)
 
 # Up to this many numbers are compared one by one where a tensor has moved; of more, _SAMPLED.
 _SMALL = 4096
@@ -64,8 +71,8 @@ class Tensors:
         fetched = [accelerate.fetches_weights(own) for own in owns]
         self._fetched = [index for index, is_fetched in enumerate(fetched) if is_fetched]
         held = [index for index, is_fetched in enumerate(fetched) if not is_fetched]
-        self._plain = [index for index in held if owns[index]["_parameters"]]
-        self._buffered = [index for index in held if owns[index]["_buffers"]]
+        self._plain = [index for index in held if owns[index][PARAMETERS]]
+        self._buffered = [index for index in held if owns[index][BUFFERS]]
         # What is neither parameter nor buffer.
         self._attributes = [
             (index, name)
@@ -91,7 +98,7 @@ class Tensors:
         now = self._now(owns)
         return (
             list(map(id, now)) == self._identities
-            and [tensor._version for tensor in now] == self._versions
+            and list(map(version_of, now)) == self._versions
             and list(map(_address, now)) == self._addresses
             # A live storage's memory is nobody else's, so the address is of the same one.
             and not any(map(storage_expired, self._storages))
@@ -117,13 +124,13 @@ class Tensors:
         return whole
 
     def _whole(self, owns: Sequence[_Own]) -> list[torch.Tensor]:
-        dicts = [owns[index]["_parameters"] for index in self._plain]
-        dicts += [owns[index]["_buffers"] for index in self._buffered]
+        dicts = [owns[index][PARAMETERS] for index in self._plain]
+        dicts += [owns[index][BUFFERS] for index in self._buffered]
         each = itertools.chain.from_iterable(map(dict.values, dicts))
         found = [tensor for tensor in each if tensor is not None]
         # Placeholders come and go; watched is what takes their place.
         for index in self._fetched:
-            for name in ("_parameters", "_buffers"):
+            for name in (PARAMETERS, BUFFERS):
                 found += [tensor for tensor in owns[index][name].values() if _is_there(tensor)]
         for elsewhere in self._elsewhere:
             found += elsewhere.values()
@@ -147,7 +154,7 @@ def _look(tensor: torch.Tensor) -> _Seen:
     try:
         return _Seen(
             identity=id(tensor),
-            version=tensor._version,
+            version=version_of(tensor),
             form=(tensor.dtype, tuple(tensor.shape), tensor.stride()),
             address=tensor.data_ptr(),
             storage=StorageWeakRef(tensor.untyped_storage()),

@@ -1,8 +1,8 @@
 """Whether a model is still what it was: everything its outputs depend on, as far as it can be seen.
 
 Asked before every call, so it has to be quick: lists of what is there now are compared with lists
-of what was there. Only where they differ it is looked at closely, since not all that changes
-changes outputs: transformers marks modules, accelerate fetches weights, and a model is moved to
+of what was there. Only where they differ it is looked at closely, since not all that looks
+looks outputs: transformers marks modules, accelerate fetches weights, and a model is moved to
 another device and back. The functions that run are not looked at here: a call is reused only where
 all of them are known (see ``forward.guards``).
 
@@ -26,14 +26,14 @@ Own = dict[str, Any]  # a module's namespace
 class ModelState:
     """A model, by its ``parts`` with the namespaces ``owns``, at one moment. It keeps none alive.
 
-    ``changes``: as ``guards.Stack`` counts them, whose look at the same parts goes before.
+    ``looks``: as ``guards.Stack`` counts them, whose look at the same parts goes before.
 
     ``unsuitable``: why nothing is reused of a model in this state; None if something is.
     ``devices``: where its weights are.
     """
 
-    def __init__(self, parts: list[torch.nn.Module], owns: list[Own], changes: int) -> None:
-        self._changes = changes
+    def __init__(self, parts: list[torch.nn.Module], owns: list[Own], looks: int) -> None:
+        self._looks = looks
         self._types = list(map(type, parts))
         self._attributes = Attributes(parts)
         self._tensors: Tensors | None = None
@@ -45,11 +45,11 @@ class ModelState:
         except (UnwatchableError, LookupError):
             self.unsuitable = Passed.UNWATCHABLE
 
-    def same(self, owns: list[Own], changes: int) -> bool:
+    def same(self, owns: list[Own], looks: int) -> bool:
         """Whether nothing at all has changed."""
         try:
             return (
-                changes == self._changes
+                looks == self._looks
                 and self._attributes.same(owns)
                 and (self._tensors is None or self._tensors.same(owns))
             )
@@ -57,7 +57,7 @@ class ModelState:
             return False
 
     def is_followed_by(self, now: ModelState) -> bool:
-        """Whether what has changed since changes no output."""
+        """Whether what has changed since looks no output."""
         try:
             return (
                 self._tensors is not None

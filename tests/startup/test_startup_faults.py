@@ -35,7 +35,7 @@ def test_fault_at_start_does_not_reach_python(changed: Venv, module: str, fault:
 
 
 @pytest.mark.parametrize("fault", ["raise SystemExit(3)", "raise RuntimeError('no')", "1 +"])
-@pytest.mark.parametrize("module", ["hooks/activation", "hooks/loading", "report/console"])
+@pytest.mark.parametrize("module", ["hooks/activation", "hooks/loading", "core/console"])
 def test_fault_while_hooking_does_not_reach_the_import(
     changed: Venv, stub: Path, module: str, fault: str
 ) -> None:

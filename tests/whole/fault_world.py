@@ -19,6 +19,8 @@ TORCH = """
 __version__ = "2.13.0+stub"
 import types
 from . import nn
+try: from . import overrides
+except ImportError: pass
 def _switch(name):
     state = [True]
     return {f"{name}_sdp_enabled": lambda: state[0],
@@ -30,12 +32,19 @@ jit = types.SimpleNamespace(is_tracing=lambda: False)
 _C = types.SimpleNamespace(_SDPBackend=types.SimpleNamespace(__members__={}))
 float16, bfloat16 = "float16", "bfloat16"
 class Tensor: pass
+def is_grad_enabled(): return False
+autograd = types.SimpleNamespace(forward_ad=types.SimpleNamespace(_current_level=-1))
+cuda = types.SimpleNamespace(is_initialized=lambda: False)
 """
 
 _NN = """
-from . import functional
+from . import functional, modules
+class Parameter:
+    __torch_dispatch__ = None
 class Module:
+    _compiled_call_impl = None
     def __init__(self):
+        self.training, self._modules = False, {}
         self._forward_pre_hooks, self._forward_hooks = {}, {}
     def modules(self):
         yield self
@@ -44,18 +53,14 @@ class Module:
                 yield from part.modules()
     def parameters(self):
         return iter(())
-    def register_forward_pre_hook(self, hook, with_kwargs):
-        self._forward_pre_hooks[id(hook)] = hook
-    def register_forward_hook(self, hook, prepend, with_kwargs, always_call):
-        self._forward_hooks[id(hook)] = hook
+    def get_submodule(self, path):
+        return self
     def _call_impl(self, *args, **kwargs):
-        for hook in self._forward_pre_hooks.values():
-            args, kwargs = hook(self, args, kwargs) or (args, kwargs)
-        output = self.forward(*args, **kwargs)
-        for hook in self._forward_hooks.values():
-            output = hook(self, args, kwargs, output) or output
-        return output
-    __call__ = _call_impl
+        return self.forward(*args, **kwargs)
+    def __call__(self, *args, **kwargs):
+        if self._compiled_call_impl is not None:
+            return self._compiled_call_impl(*args, **kwargs)
+        return self._call_impl(*args, **kwargs)
 """
 
 _MODELING = """
@@ -70,6 +75,7 @@ class Base(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config, self.attention = config, {family}Attention(config)
+        self.rotary_emb = types.SimpleNamespace(rope_type="default")
     @classmethod
     def from_pretrained(cls, folder, attn_implementation="sdpa"):
         return cls(types.SimpleNamespace(_attn_implementation=attn_implementation, folder=folder))
@@ -83,6 +89,8 @@ class {model}(Base):
 LIBRARIES = {
     "torch/__init__.py": TORCH,
     "torch/nn/__init__.py": _NN,
+    "torch/nn/modules/__init__.py": "from . import module\n",
+    "torch/nn/modules/module.py": "_global_forward_hooks = _global_forward_pre_hooks = {}\n",
     "torch/nn/functional.py": "def scaled_dot_product_attention(): pass\n",
     "torch/overrides.py": "class TorchFunctionMode: pass\n",
     "transformers/__init__.py": "__version__ = '5.23.0'\nimport torch\n",

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from fault_world import BANNER, ENABLE, LIBRARIES, NOTHING, PYTHONS_OWN, REPORT, TORCH, Fault
 
+from sitecustomize_bt.families.table import ENCODERS
+
 _LLAMA = "transformers/models/llama/modeling_llama.py"
 _CLIP = "transformers/models/clip/modeling_clip.py"
 _LARGEST = 2**17 - 100  # what Linux takes as one string of the environment, less its name
@@ -383,13 +385,16 @@ PLANTED_OTHERWISE: dict[str, Fault] = {
     # Not needed by a host that only loads models; the flag's is needed before all else.
     "api": Fault(BANNER),
     "hooks/arguments": Fault("planted", arguments=("--disable-bettertransformer",)),
+    # Asked for by models of the family alone, which are left as they are.
+    **{f"families/{row.adapter}": Fault(BANNER) for row in ENCODERS},
+    "families/llama": replace(PLANTED, applied=True),
     # Opt-in, and not imported before.
     **dict.fromkeys(
         (
-            f"encoders/reuse/{name}"
+            f"reuse/{name}"
             for name in (
-                *("attributes", "call", "inputs", "outputs", "plan", "prefix", "state", "store"),
-                "tensors",
+                *("__init__", "attributes", "entry", "key", "prefix", "repeat", "store"),
+                *("tensors", "watch"),
             )
         ),
         Fault(BANNER),

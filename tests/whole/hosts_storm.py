@@ -21,6 +21,7 @@ import transformers
 import wrapt
 
 import sitecustomize_bt
+from sitecustomize_bt.compat.torch import CALL_PLACE
 from sitecustomize_bt.families.table import ENCODERS
 from sitecustomize_bt.forward.front import is_attached
 from sitecustomize_bt.model import apply
@@ -143,6 +144,9 @@ def main(storm: Storm, threads: int, turns: int) -> None:
     expect("patches after uninstall", patches(), [0] * len(ENCODERS))
     hooked = [model for model in storm.models if is_attached(model)]
     expect("models hooked after uninstall", len(hooked), 0)
+    classes = [getattr(transformers, row.name) for row in ENCODERS]
+    left = [cls.__name__ for cls in classes if CALL_PLACE in vars(cls)]
+    expect("classes with anything of ours after uninstall", left, [])
 
 
 if __name__ == "__main__":

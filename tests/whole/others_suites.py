@@ -48,7 +48,7 @@ def pytest_sessionfinish():
     import accelerate.big_modeling
     seen = {
         "guarded": type(accelerate.big_modeling.dispatch_model).__module__,
-        "imported": "sitecustomize_bt.encoders.acceleration" in sys.modules,
+        "imported": "sitecustomize_bt.model.apply" in sys.modules,
     }
     if seen["imported"]:
         import sitecustomize_bt

@@ -18,18 +18,18 @@ import transformers
 import wrapt
 from conftest import Runner
 from meanwhile import LIMIT, Background, Gate
-from sitecustomize_bt.encoders import activity, kernels, padding
 from stages import padding_counts, unseen
 
 import sitecustomize_bt
+from sitecustomize_bt.compat.torch import CALL_PLACE
 from sitecustomize_bt.families.table import ENCODERS
+from sitecustomize_bt.forward.front import is_attached
 from sitecustomize_bt.model import apply
 
 ROUNDS = 50  # of what goes wrong in some of them only
 
 TOKENS = torch.arange(3, 15).view(1, 12)
 MASK = torch.tensor([[1] * 7 + [0] * 5])
-PAIRS = (activity.HOOKS, padding.HOOKS, kernels.HOOKS)
 
 
 @pytest.fixture(autouse=True)
@@ -56,12 +56,20 @@ def assert_as_untouched(found: torch.Tensor) -> None:
     torch.testing.assert_close(found[MASK.bool()], wanted[MASK.bool()], atol=2e-5, rtol=0)
 
 
-def hooks_of(model: Any) -> dict[str, int]:
-    """How many entries each of torch's dicts of hooks has."""
-    return {name: len(held) for name, held in vars(model).items() if "_hooks" in name and held}
+def is_untouched(model: Any) -> bool:
+    """Whether nothing of ours stands before its calls, or on the model itself."""
+    own = vars(model)
+    hooked = [name for name, held in own.items() if "_hooks" in name and held and held is not True]
+    ours = [name for name, held in own.items() if "sitecustomize_bt" in type(held).__module__]
+    return not is_attached(model) and CALL_PLACE not in own and hooked == ours == []
 
 
-# One model: hooks come and go while a forward runs
+def is_on_the_class() -> bool:
+    """Whether anything of ours is on the class, which it is while one of its models has it."""
+    return CALL_PLACE in vars(transformers.LlamaModel)
+
+
+# One model: what stands before its calls comes and goes while a forward runs
 
 
 def revert(model: Any) -> None:
@@ -92,22 +100,26 @@ def test_the_running_forward_ends_as_it_began(model: Any, act: Callable[[Any], N
     assert_as_untouched(running.result())
     handle.remove()
     if act is not revert_and_apply:
-        assert hooks_of(model) == {}
+        assert is_untouched(model)
+        assert not is_on_the_class()
     trimmed = padding_counts(model).trimmed
     assert_as_untouched(encode(model))
     assert padding_counts(model).trimmed - trimmed == (act is revert_and_apply)
     sitecustomize_bt.revert(model)
-    assert hooks_of(model) == {}
+    assert is_untouched(model)
+    assert not is_on_the_class()
 
 
 def test_reverted_from_within_its_own_forward(model: Any) -> None:
     handle = model.layers[1].register_forward_hook(unseen(lambda *_: revert(model)))
     assert_as_untouched(encode(model))
     handle.remove()
-    assert hooks_of(model) == {}
+    assert is_untouched(model)
+    assert not is_on_the_class()
 
 
-def test_the_last_of_several_forwards_takes_the_rest_away(model: Any) -> None:
+def test_several_forwards_end_as_they_began(model: Any) -> None:
+    """Nothing of ours is left meanwhile: what a forward needs at its end is in its own frame."""
     gates = [Gate(), Gate()]
     running = []
     for gate in gates:
@@ -117,14 +129,16 @@ def test_the_last_of_several_forwards_takes_the_rest_away(model: Any) -> None:
         handle.remove()
     revert(model)
     for gate, forward in zip(gates, running, strict=True):
-        assert hooks_of(model) != {}
+        assert is_untouched(model)
+        assert not is_on_the_class()
         gate.let_through()
         assert_as_untouched(forward.result())
-    assert hooks_of(model) == {}
+    assert is_untouched(model)
+    assert padding_counts(model).trimmed == len(gates)
 
 
 def test_a_forward_that_raises_meanwhile(model: Any) -> None:
-    """Its own error comes out, and what had to stay for it is gone with the next forward."""
+    """Its own error comes out, the host's hook stays, and nothing of ours does."""
 
     def fail(*_: Any) -> None:
         revert(model)
@@ -136,22 +150,54 @@ def test_a_forward_that_raises_meanwhile(model: Any) -> None:
         encode(model)
     handle.remove()
     assert_as_untouched(encode(model))
-    assert not any(pair._after in model._forward_hooks.values() for pair in PAIRS)
+    assert not is_attached(model)
+    assert not is_on_the_class()
     assert len(model._forward_hooks) == 1
 
 
-def test_a_copy_made_meanwhile_is_reverted_as_well(model: Any) -> None:
+@pytest.mark.parametrize("act", [lambda _: None, revert, uninstall])
+def test_a_copy_made_meanwhile_is_untouched(model: Any, act: Callable[[Any], None]) -> None:
     twins = []
 
-    def revert_and_copy(*_: Any) -> None:
+    def act_and_copy(*_: Any) -> None:
         handle.remove()
-        revert(model)
+        act(model)
         twins.append(copy.deepcopy(model))
 
-    handle = model.layers[1].register_forward_hook(unseen(revert_and_copy))
-    encode(model)
+    handle = model.layers[1].register_forward_hook(unseen(act_and_copy))
+    assert_as_untouched(encode(model))
+    assert is_untouched(twins[0])
+    trimmed = padding_counts(model).trimmed
     assert_as_untouched(encode(twins[0]))
-    assert hooks_of(twins[0]) == {}
+    assert is_untouched(twins[0])
+    assert padding_counts(model).trimmed == trimmed
+
+
+@pytest.mark.parametrize("act", [revert, uninstall, release, revert_and_apply])
+def test_between_torchs_look_at_what_stands_there_and_its_call(
+    model: Any, act: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch asks whether anything stands there first, and asks once more for what it calls."""
+    gate, place = Gate(), type(vars(transformers.LlamaModel)[CALL_PLACE])
+    look = place.__get__
+
+    def slow(self: Any, asked: Any, owner: type) -> Any:
+        found = look(self, asked, owner)
+        if asked is model and found is not None:
+            monkeypatch.undo()
+            gate()
+        return found
+
+    monkeypatch.setattr(place, "__get__", slow)
+    running = Background(lambda: encode(model))
+    gate.wait()
+    act(model)
+    gate.let_through()
+    assert_as_untouched(running.result())
+    if act is not revert_and_apply:
+        assert padding_counts(model).forwards == 0  # it was left before the forward had begun
+        assert is_untouched(model)
+        assert not is_on_the_class()
 
 
 @pytest.mark.parametrize("act", [revert, revert_and_apply])
@@ -253,9 +299,11 @@ def test_one_model_applied_by_several_threads_is_one_decision() -> None:
         assert all(decision is decisions[0] for decision in decisions)
         told = sitecustomize_bt.status().decisions
         assert [one for one in told if all(one is not other for other in before)] == decisions[:1]
-        assert hooks_of(model)["_forward_hooks"] == 2
+        assert is_attached(model)
+        encode(model)
+        assert padding_counts(model).forwards == 1  # one front, which is passed once
         assert sitecustomize_bt.revert(model)
-        assert hooks_of(model) == {}
+        assert is_untouched(model)
 
 
 def test_a_model_that_is_loaded_while_everything_is_uninstalled(
@@ -278,7 +326,8 @@ def test_a_model_that_is_loaded_while_everything_is_uninstalled(
     sitecustomize_bt.uninstall()
     gate.let_through()
     model = loading.result()
-    assert hooks_of(model) == {}
+    assert is_untouched(model)
+    assert not is_on_the_class()
     assert apply.applied_to(model) is None
     assert sitecustomize_bt.status().decisions == before
 

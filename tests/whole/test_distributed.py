@@ -30,7 +30,7 @@ ACCELERATE = (
     "--main_process_port",
 )
 ROW = re.compile(r"(.{40}) +(\d+) +(\d+) +([\d.]+)")
-LINE = "Enabled PyTorch SDPA backend for text_encoder (LLaMA) (already sdpa), no padding"
+LINE = "Enabled PyTorch SDPA backend for text_encoder (LLaMA) (already sdpa), padding skipped"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 

@@ -47,7 +47,7 @@ def test_framepack_encodes_the_same_with_the_hook(
     off = encode(run_python, framepack_models)
     eager = encode(run_python, framepack_models, "--attn-implementation", "eager")
     assert [line for line in on.stderr.splitlines() if line.startswith("Enabled ")] == [
-        "Enabled PyTorch SDPA backend for text_encoder (LLaMA) (already sdpa), no padding",
+        "Enabled PyTorch SDPA backend for text_encoder (LLaMA) (already sdpa), padding skipped",
         "Enabled PyTorch SDPA backend for text_encoder_2 (CLIP) (already sdpa)",
         "Enabled PyTorch SDPA backend for image_encoder (SigLip) (already sdpa)",
     ]

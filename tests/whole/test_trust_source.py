@@ -81,11 +81,11 @@ def test_nothing_deserialises_or_runs_text() -> None:
     [
         ("model/device", "def f():\n    import pickle", "imports pickle"),
         ("cli/status", "from marshal import loads", "imports marshal"),
-        ("cli/verify", "import yaml.loader", "imports yaml"),
+        ("cli/verify/compare", "import yaml.loader", "imports yaml"),
         ("report/file", "import socket", "imports socket"),
         ("hooks/loading", "import subprocess as s", "imports subprocess"),
         ("startup/settings", "__import__('base64')", "imports base64"),
-        ("encoders/load", "def f(path):\n    torch.load(path)", "calls torch.load"),
+        ("model/load", "def f(path):\n    torch.load(path)", "calls torch.load"),
         ("cli/bench/plot", "eval('1')", "calls eval"),
     ],
 )

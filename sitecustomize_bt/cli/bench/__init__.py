@@ -85,17 +85,18 @@ def run(options: argparse.Namespace) -> CommandOutcome:
     torch = _libraries()
     _use(options.device)
     with torch.no_grad():
-        if options.reuse:
-            data = _measured(options, layers=options.layers)
-            return CommandOutcome(finding=False, data=data, blocks=report.of_reuse(data))
-        data = _measured(options, plot=None if target is None else str(target))
+        data = _measured(options)
+    if options.reuse:
+        data["layers"] = options.layers
+        return CommandOutcome(finding=False, data=data, blocks=report.of_reuse(data))
+    data["plot"] = None if target is None else str(target)
     if target is not None:
         plot.draw(data, target)
     return CommandOutcome(finding=False, data=data, blocks=report.of_encoders(data))
 
 
-def _measured(options: argparse.Namespace, **more: Any) -> dict[str, Any]:
-    """All rows, what they are of, and ``more``."""
+def _measured(options: argparse.Namespace) -> dict[str, Any]:
+    """All rows, and what they are of."""
     from .reuse import ReuseRows
     from .rows import EncoderRows
 
@@ -111,7 +112,6 @@ def _measured(options: argparse.Namespace, **more: Any) -> dict[str, Any]:
         "models": options.models,
         "runs": options.runs,
         "left_out": left_out,
-        **more,
         "rows": measured,
     }
 

@@ -20,28 +20,23 @@ def prompt(
     """``real`` tokens in each row, padded on one side; read as FramePack reads it."""
     ids = torch.randint(2, vocabulary, (batch, padded), device=device)
     mask = torch.zeros(batch, padded, dtype=torch.long, device=device)
-    mask[:, _real(real, side, padded)] = 1
+    mask[:, slice(real) if side == "right" else slice(padded - real, None)] = 1
     return {"input_ids": ids, "attention_mask": mask, "output_hidden_states": True}
 
 
-def unpadded(inputs: dict[str, Any], real: int, side: str) -> dict[str, Any]:
+def unpadded(inputs: dict[str, Any]) -> dict[str, Any]:
     """The real tokens of a ``prompt`` alone."""
-    ids = inputs["input_ids"]
-    columns = _real(real, side, ids.shape[1])
-    return {"input_ids": ids[:, columns], "output_hidden_states": True}
-
-
-def _real(real: int, side: str, padded: int) -> slice:
-    return slice(0, real) if side == "right" else slice(padded - real, padded)
+    real = inputs["attention_mask"][0].bool()
+    return {"input_ids": inputs["input_ids"][:, real], "output_hidden_states": True}
 
 
 def fixed(given: Given, model: Any) -> tuple[dict[str, Any], int, str]:
     """The longest text or one picture that ``model`` takes, how much that is, and of what."""
     config = model.config
     if given is Given.TEXT:
-        shape: tuple[int, ...] = (1, config.max_position_embeddings)
-        ids = torch.randint(2, config.vocab_size, shape, device=model.device)
-        return {"input_ids": ids}, shape[1], "tokens"
+        tokens = config.max_position_embeddings
+        ids = torch.randint(2, config.vocab_size, (1, tokens), device=model.device)
+        return {"input_ids": ids}, tokens, "tokens"
     shape = (1, config.num_channels, config.image_size, config.image_size)
     pixels = torch.randn(shape, device=model.device, dtype=model.dtype)
     return {"pixel_values": pixels}, (config.image_size // config.patch_size) ** 2, "patches"

@@ -10,7 +10,8 @@ from ...families import table
 from ..outcome import FailedError, WrongUseError
 from . import report, timing
 
-SUFFIXES = (".png", ".svg", ".pdf")
+# The kinds of file; two pictures of the same data do not differ in their date.
+METADATA = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 INCHES, DPI = (12.0, 5.0), 100
 
 # Okabe and Ito's colours, which stay apart for every kind of colour vision.
@@ -19,12 +20,9 @@ VARIANTS = {
     "default": ("transformers' default", "#56B4E9"),
     "accelerated": ("accelerated", "#D55E00"),
 }
-_BOUND = "#000000"
 _SPEEDUP = "#A34700"  # the accelerated one's, dark enough for small letters
-_GROUP = 0.8  # of the distance between two components is taken by their bars
-_CAPTION_CHARACTERS = 200
 
-# Text stays text in an SVG, and neither its ids nor its date differ between two of the same data.
+# Text stays text in an SVG, and its ids do not differ between two of the same data.
 _RC = {
     "svg.fonttype": "none",
     "svg.hashsalt": "sitecustomize_bt",
@@ -32,14 +30,13 @@ _RC = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-_METADATA = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
 def check(name: str) -> Path:
     """The path to draw to; raises before anything long is run where that will not do."""
     path = Path(name)
-    if path.suffix.lower() not in SUFFIXES:
-        raise WrongUseError(f"--plot {name}: has to end in {', '.join(SUFFIXES)}")
+    if path.suffix.lower() not in METADATA:
+        raise WrongUseError(f"--plot {name}: has to end in {', '.join(METADATA)}")
     there = path.exists()
     try:
         with path.open("ab"):
@@ -62,11 +59,9 @@ def draw(data: dict[str, Any], path: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure  # without pyplot no display is looked for
 
-    by_component: dict[str, dict[str, Any]] = {}
-    for row in data["rows"]:
-        by_component.setdefault(row["component"], row)
-    rows = list(by_component.values())
-    prompts = _first_series([row for row in rows if row["padded_to"] is not None])
+    first = {row["component"]: row for row in reversed(data["rows"])}
+    rows = [row for row in data["rows"] if first[row["component"]] is row]
+    prompts = _series([row for row in rows if row["padded_to"] is not None])
     bars = [row for row in rows if row["padded_to"] is None or row in prompts]
     with matplotlib.rc_context(_RC):
         figure = Figure(figsize=INCHES, dpi=DPI)
@@ -75,25 +70,25 @@ def draw(data: dict[str, Any], path: Path) -> None:
         _times(axes[0], bars)
         if prompts:
             _speedups(axes[1], prompts)
-        caption = textwrap.fill(_caption(data, rows, prompts), _CAPTION_CHARACTERS)
+        caption = textwrap.fill(_caption(data, rows, prompts), 200)
         figure.text(0.01, 0.015, caption, fontsize=8, color="#444444", va="bottom")
         figure.tight_layout(rect=(0, 0.07, 1, 1), w_pad=2)
         try:
-            figure.savefig(path, metadata=_METADATA[path.suffix.lower()])
+            figure.savefig(path, metadata=METADATA[path.suffix.lower()])
         except OSError as error:
             raise FailedError(f"{path} could not be written: {error.strerror}") from error
 
 
-def _first_series(prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _series(prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows that differ from the first in their tokens alone, fewest first."""
-    found: dict[int, dict[str, Any]] = {}
-    for row in prompts:
+    by_tokens = {
+        row["tokens"]: row
+        for row in reversed(prompts)
+        if all(row[key] == prompts[0][key] for key in ("batch", "model_class", "dtype"))
         # Without padding there is no side.
-        alike = row["padding_side"] == prompts[0]["padding_side"] or not _is_padded(row)
-        same = all(row[key] == prompts[0][key] for key in ("batch", "model_class", "dtype"))
-        if same and alike:
-            found.setdefault(row["tokens"], row)
-    return [found[tokens] for tokens in sorted(found)]
+        and (row["padding_side"] == prompts[0]["padding_side"] or not _is_padded(row))
+    }
+    return [by_tokens[tokens] for tokens in sorted(by_tokens)]
 
 
 def _is_padded(row: dict[str, Any]) -> bool:
@@ -101,7 +96,7 @@ def _is_padded(row: dict[str, Any]) -> bool:
 
 
 def _times(axes: Any, rows: list[dict[str, Any]]) -> None:
-    width = _GROUP / len(VARIANTS)
+    width = 0.8 / len(VARIANTS)
     for index, (variant, (label, colour)) in enumerate(VARIANTS.items()):
         places = [place + (index - 1) * width for place in range(len(rows))]
         times = [row["ms"][variant] for row in rows]
@@ -110,45 +105,37 @@ def _times(axes: Any, rows: list[dict[str, Any]]) -> None:
         axes.bar_label(bars, [timing.number(time) for time in times], padding=1, fontsize=7)
     for place, row in enumerate(rows):
         ratio = row["over_default"]
-        for text, above, size, weight in (
-            (f"{ratio['median']:.2f}x", 22, 10, "bold"),
-            (f"({ratio['min']:.1f}-{ratio['max']:.1f})", 12, 7, "normal"),
-        ):
-            axes.annotate(
-                text,
-                (place, max(row["ms"][variant] for variant in VARIANTS)),
-                xytext=(0, above),
-                textcoords="offset points",
-                ha="center",
-                fontsize=size,
-                fontweight=weight,
-                color=_SPEEDUP,
-            )
+        axes.annotate(
+            f"{ratio['median']:.2f}x\n({ratio['min']:.1f}-{ratio['max']:.1f})",
+            (place, max(row["ms"][variant] for variant in VARIANTS)),
+            xytext=(0, 12),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=_SPEEDUP,
+        )
     labels = [textwrap.fill(row["component"], 9, break_long_words=False) for row in rows]
     axes.set_xticks(range(len(rows)), labels, fontsize=9)
     axes.tick_params(axis="x", length=0)
     axes.margins(y=0.2)
     axes.set_ylabel("ms")
-    axes.set_title(
-        "One forward; how many times as fast as the default (min-max)", loc="left", fontsize=11
-    )
+    title = "One forward; how many times as fast as the default (min-max)"
+    axes.set_title(title, loc="left", fontsize=11)
     axes.legend(frameon=False, fontsize=9)
 
 
 def _speedups(axes: Any, rows: list[dict[str, Any]]) -> None:
     tokens = [row["tokens"] for row in rows]
-    for key, label, colour, style in (
-        ("bound_over_default", "only its real tokens (bound)", _BOUND, "--"),
-        ("over_default", "accelerated", VARIANTS["accelerated"][1], "-"),
-    ):
-        spread = {name: [row[key][name] for row in rows] for name in ("min", "median", "max")}
-        axes.plot(tokens, spread["median"], style, color=colour, marker="o", ms=4, label=label)
-        if style == "-":
-            axes.fill_between(tokens, spread["min"], spread["max"], color=colour, alpha=0.2, lw=0)
+    bound = [row["bound_over_default"]["median"] for row in rows]
+    low, middle, high = ([row["over_default"][k] for row in rows] for k in ("min", "median", "max"))
+    colour = VARIANTS["accelerated"][1]
+    axes.plot(tokens, bound, "k--", marker="o", ms=4, label="only its real tokens (bound)")
+    axes.plot(tokens, middle, color=colour, marker="o", ms=4, label="accelerated")
+    axes.fill_between(tokens, low, high, color=colour, alpha=0.2, lw=0)
     axes.axhline(1, color="#BBBBBB", lw=1, zorder=0)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(f"real tokens of {rows[0]['padded_to']}")
-    axes.set_xticks(sorted({*tokens}))
+    axes.set_xticks(tokens)
     axes.set_ylabel("times as fast as transformers' default")
     title = f"{_family(rows[0])}, by length of the prompt (band: min-max)"
     axes.set_title(title, loc="left", fontsize=11)
@@ -163,10 +150,11 @@ def _caption(data: dict[str, Any], rows: list[dict[str, Any]], prompts: list[Any
     names = {"reduced": "reduced widths", "real": "true widths"}
     widths = names.get(data["widths"], f"models of {data['models']}")
     dtypes = dict.fromkeys(row["dtype"] for row in rows)
-    layers = [f"{row['layers']} layers of {_family(row)}" for row in prompts[:1]]
-    batch = [f"batch {row['batch']}" for row in prompts[:1]]
-    side = [f"padded on the {row['padding_side']}" for row in prompts if _is_padded(row)][:1]
-    about = ", ".join([widths, *layers, " and ".join(dtypes), *batch, *side])
+    about = [widths, " and ".join(dtypes)]
+    for first in prompts[:1]:
+        about.insert(1, f"{first['layers']} layers of {_family(first)}")
+        about.append(f"batch {first['batch']}")
+    about += [f"padded on the {row['padding_side']}" for row in prompts if _is_padded(row)][:1]
     turns = f"medians of {report.turns(data['runs'])}, all paired"
     phases = [f"{row['component']}: {row['what']}" for row in rows if row["encoder"] == "all"]
-    return ". ".join([timing.line(data), f"{about}; {turns}", *phases]) + "."
+    return ". ".join([timing.line(data), f"{', '.join(about)}; {turns}", *phases]) + "."

@@ -28,22 +28,15 @@ def kernel(forward: Callable[[], object]) -> str:
 
 def peak_bytes(forward: Callable[[], object], device: str) -> int:
     """The most that one forward holds at a time, beyond what was allocated before it."""
-    return _peak_on_cuda(forward) if device.startswith("cuda") else _peak_on_cpu(forward)
-
-
-def _peak_on_cuda(forward: Callable[[], object]) -> int:
-    synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    forward()
-    synchronize()
-    return int(torch.cuda.max_memory_allocated() - before)
-
-
-def _peak_on_cpu(forward: Callable[[], object]) -> int:
+    if device.startswith("cuda"):
+        synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        forward()
+        synchronize()
+        return int(torch.cuda.max_memory_allocated() - before)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         forward()
     events = profiled.profiler.kineto_results.events()
     changes = sorted((e for e in events if e.name() == _MEMORY), key=lambda e: e.start_ns())
-    peak: int = max(itertools.accumulate((e.nbytes() for e in changes), initial=0))
-    return peak
+    return int(max(itertools.accumulate((e.nbytes() for e in changes), initial=0)))

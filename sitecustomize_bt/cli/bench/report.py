@@ -11,11 +11,42 @@ from .timing import Ratio, number
 
 Rows = Sequence[dict[str, Any]]
 
-_MB = 10**6
-
 _WIDTHS = {
     "reduced": "Encoders at reduced widths (--real-shapes: the real ones)",
     "real": "Encoders at true widths",
+}
+_MB = 10**6
+
+# Of each table, the headings, and what of a row stands below.
+_TIMES = {
+    "component": "component",
+    "eager": "ms eager",
+    "default": "ms default",
+    "accelerated": "ms accelerated",
+    "over default": "over_default",
+    "over eager": "over_eager",
+}
+_REUSE = {
+    "component": "component",
+    "default": "ms default",
+    "accelerated": "ms accelerated",
+    "reused": "ms reused",
+    "over default": "over_default",
+    "over accelerated": "over_accelerated",
+}
+_BOUNDS = {
+    "component": "component",
+    "over default": "over_default",
+    "real tokens alone": "bound_over_default",
+    "kernel before": "kernel default",
+    "kernel after": "kernel accelerated",
+}
+_PEAKS = {
+    "component": "component",
+    "eager": "peak_bytes eager",
+    "default": "peak_bytes default",
+    "accelerated": "peak_bytes accelerated",
+    "bound": "peak_bytes bound",
 }
 
 
@@ -23,13 +54,12 @@ def of_encoders(data: dict[str, Any]) -> list[Table | str]:
     """Tables for each dtype, and what is to be known beside them."""
     found: list[Table | str] = []
     for title, rows in _by_dtype(data):
-        variants = ("eager", "default", "accelerated")
-        found.append(_times(title, rows, variants, ("over_default", "over_eager")))
         prompts = [row for row in rows if row["bound_over_default"] is not None]
-        if prompts:
-            found.append(_bounds(prompts))
-        if any(row["peak_bytes"] for row in rows):
-            found.append(_peaks(rows))
+        peaks = [row for row in rows if row["peak_bytes"]]
+        bound = "The default given the real tokens alone, which skipping padding cannot beat"
+        memory = "Peak memory of one forward beyond its weights and inputs, MB"
+        tables = ((title, _TIMES, rows), (bound, _BOUNDS, prompts), (memory, _PEAKS, peaks))
+        found += [_table(*table) for table in tables if table[-1]]
     computed = [
         f"{row['component']}, {row['dtype']}: padding was computed all the same ({reason})."
         for row in data["rows"]
@@ -43,11 +73,7 @@ def of_encoders(data: dict[str, Any]) -> list[Table | str]:
 
 def of_reuse(data: dict[str, Any]) -> list[Table | str]:
     """The table of ``--reuse`` for each dtype, and what is to be known beside them."""
-    variants = ("default", "accelerated", "reused")
-    ratios = ("over_default", "over_accelerated")
-    tables = [
-        _times(f"Encode reuse: {title}", rows, variants, ratios) for title, rows in _by_dtype(data)
-    ]
+    tables = [_table(f"Encode reuse: {title}", _REUSE, rows) for title, rows in _by_dtype(data)]
     return [*tables, _notes(data, ".", _explained(data["rows"]))]
 
 
@@ -62,47 +88,23 @@ def _by_dtype(data: dict[str, Any]) -> Iterator[tuple[str, Rows]]:
         yield f"{widths}, {dtype}, ms", [row for row in data["rows"] if row["dtype"] == dtype]
 
 
-def _times(title: str, rows: Rows, variants: tuple[str, ...], ratios: tuple[str, ...]) -> Table:
-    cells = [
-        (
-            row["component"],
-            *(number(row["ms"][name]) for name in variants),
-            *(_ratio(row[key]) for key in ratios),
-        )
-        for row in rows
-    ]
-    columns = ("component", *variants, *(key.replace("_", " ") for key in ratios))
-    return Table(title, columns, cells, range(1, len(columns)))
-
-
-def _bounds(rows: Rows) -> Table:
-    cells = [
-        (
-            row["component"],
-            _ratio(row["over_default"]),
-            _ratio(row["bound_over_default"]),
-            row["kernel"]["default"],
-            row["kernel"]["accelerated"],
-        )
-        for row in rows
-    ]
+def _table(title: str, columns: dict[str, str], rows: Rows) -> Table:
+    keys = [key.split() for key in columns.values()]
+    numbers = [index for index, key in enumerate(keys) if key[0] not in ("component", "kernel")]
     return Table(
-        "The default given the real tokens alone, which skipping padding cannot beat",
-        ("component", "over default", "real tokens alone", "kernel before", "kernel after"),
-        cells,
-        (1, 2),
+        title, list(columns), [tuple(_cell(row, *k) for k in keys) for row in rows], numbers
     )
 
 
-def _peaks(rows: Rows) -> Table:
-    names = ("eager", "default", "accelerated", "bound")
-    cells = [
-        (row["component"], *(_megabytes(row["peak_bytes"].get(name)) for name in names))
-        for row in rows
-        if row["peak_bytes"]
-    ]
-    title = "Peak memory of one forward beyond its weights and inputs, MB"
-    return Table(title, ("component", *names), cells, range(1, 5))
+def _cell(row: dict[str, Any], key: str, variant: str | None = None) -> str:
+    value = row[key] if variant is None else row[key].get(variant)
+    if value is None:
+        return ""
+    if key == "ms":
+        return number(value)
+    if key == "peak_bytes":
+        return f"{value / _MB:.1f}"
+    return str(Ratio(**value)) if isinstance(value, dict) else str(value)
 
 
 def _notes(
@@ -120,11 +122,3 @@ def _notes(
 
 def _explained(rows: Rows) -> list[str]:
     return list(dict.fromkeys(f"{row['component']}: {row['what']}." for row in rows))
-
-
-def _ratio(measured: dict[str, float]) -> str:
-    return str(Ratio(**measured))
-
-
-def _megabytes(value: int | None) -> str:
-    return "" if value is None else f"{value / _MB:.1f}"

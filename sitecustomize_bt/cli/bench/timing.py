@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 from ... import __version__
 
-_BEFORE_100, _BEFORE_10 = 100, 10
-
 Variants = Mapping[str, Callable[[], object]]
 
 
@@ -74,7 +72,7 @@ def in_turns(variants: Variants, turns: int, warm_up: int = 1) -> Timings:
 
 def number(value: float) -> str:
     """Three digits of it, or all that stand before the point."""
-    digits = 0 if value >= _BEFORE_100 else 1 if value >= _BEFORE_10 else 2
+    digits = sum(value < limit for limit in (10, 100))
     return f"{value:.{digits}f}"
 
 
@@ -83,13 +81,12 @@ def surroundings(device: str) -> dict[str, Any]:
     import torch
     import transformers
 
-    on_cuda = device.startswith("cuda")
+    cuda = device.startswith("cuda")
+    name = torch.cuda.get_device_name(device) if cuda else f"{platform.machine()} CPU"
     return {
         "when": time.strftime("%Y-%m-%d"),
         "device": device,
-        "device_name": (
-            torch.cuda.get_device_name(device) if on_cuda else f"{platform.machine()} CPU"
-        ),
+        "device_name": name,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "transformers": transformers.__version__,

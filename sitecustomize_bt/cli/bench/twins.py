@@ -6,11 +6,11 @@ What ``bench`` asks of the hook itself is asked here: applying it, its counts, i
 from __future__ import annotations
 
 import copy
+import functools
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from ... import api
 from ...compat import transformers as compat
 from ...core.counts import PaddingCounts
 from ...families import table
@@ -32,10 +32,9 @@ class Twins:
     ``accelerated``: with the hook. ``reused``: with the hook and encode reuse.
     """
 
-    ENCODERS = ("eager", "default", "accelerated")
-    REUSE = ("default", "accelerated", "reused")
-
-    def __init__(self, default: Any, variants: tuple[str, ...] = ENCODERS) -> None:
+    def __init__(
+        self, default: Any, variants: tuple[str, ...] = ("eager", "default", "accelerated")
+    ) -> None:
         row = table.row_of(type(default))
         if row is None:
             raise FailedError(f"{type(default).__name__} is not accelerated")
@@ -49,15 +48,7 @@ class Twins:
 
     def forwards(self, inputs: dict[str, Any]) -> dict[str, Callable[[], object]]:
         """One forward of each."""
-        return self.each(lambda model, _: model(**inputs))
-
-    def each(self, encode: Callable[[Any, str], object]) -> dict[str, Callable[[], object]]:
-        """``encode(model, variant)`` for later, by variant."""
-
-        def bound(name: str) -> Callable[[], object]:
-            return lambda: encode(self.models[name], name)
-
-        return {name: bound(name) for name in self.models}
+        return {name: functools.partial(model, **inputs) for name, model in self.models.items()}
 
     def passed_through(self) -> Counter[str]:
         """How often the accelerated one has computed all that it was given, by the reason."""
@@ -65,16 +56,12 @@ class Twins:
         counted = (activity.padding or PaddingCounts()).passed_through
         return Counter({reason.value: number for reason, number in counted.items()})
 
-    def forget(self) -> None:
-        """Make the next call of the one that reuses its first."""
-        api.forget(self.models["reused"])
-
     def _variant(self, row: Encoder, name: str) -> Any:
         if name == "default":
             return self.default
-        model = _copy(self.default, row, compat.EAGER if name == "eager" else compat.SDPA)
         if name == "eager":
-            return model
+            return _copy(self.default, row, compat.EAGER)
+        model = _copy(self.default, row, compat.SDPA)
         environment = _REUSING if name == "reused" else _ON
         decision = apply.apply_built(model, settings.read(environment, ()))
         if not decision.applied:

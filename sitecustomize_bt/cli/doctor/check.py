@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 
 class CheckState(enum.Enum):
@@ -16,33 +17,16 @@ class CheckState(enum.Enum):
 
 @dataclass(frozen=True)
 class Check:
-    """``text``: what was found. ``fix``: what to do about a problem.
-
-    ``stops``: whether nothing is accelerated because of it.
-    """
+    """``fix``: what to do about a problem. ``stops``: nothing is accelerated because of it."""
 
     name: str
-    state: CheckState
+    state: CheckState = field(kw_only=True)
     text: str
     fix: str = ""
-    stops: bool = False
+    stops: bool = field(default=False, kw_only=True)
 
 
-def fine(name: str, text: str) -> Check:
-    """As it should be."""
-    return Check(name, CheckState.FINE, text)
-
-
-def note(name: str, text: str) -> Check:
-    """Worth knowing."""
-    return Check(name, CheckState.NOTE, text)
-
-
-def problem(name: str, text: str, fix: str) -> Check:
-    """Needs a fix; models are accelerated all the same."""
-    return Check(name, CheckState.PROBLEM, text, fix)
-
-
-def stop(name: str, text: str, fix: str) -> Check:
-    """Needs a fix; nothing is accelerated because of it."""
-    return Check(name, CheckState.PROBLEM, text, fix, stops=True)
+fine = partial(Check, state=CheckState.FINE)
+note = partial(Check, state=CheckState.NOTE)
+problem = partial(Check, state=CheckState.PROBLEM)
+stop = partial(problem, stops=True)

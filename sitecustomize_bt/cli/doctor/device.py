@@ -26,13 +26,13 @@ def checks(settings: Settings) -> Iterator[Check]:
         text = f"torch cannot be imported ({console.sentence(error)})"
         yield stop("torch", text, "make `python -c 'import torch'` work first")
         return
-    if _has_sdpa():
-        from ...model import device
-
-        yield memory(settings, device.look())
-    else:
+    if not _has_sdpa():
         text = f"torch {torch.__version__} has no SDPA"
         yield stop("torch", text, "update torch to 2.1.1 or newer")
+        return
+    from ...model import device
+
+    yield memory(settings, device.look())
 
 
 def memory(settings: Settings, devices: Devices) -> Check:

@@ -21,10 +21,7 @@ _OPTIONS = re.compile(r"-(?!-)([^cmWX]*)(?:([cmWX])(.*))?", re.DOTALL)
 
 @dataclass(frozen=True)
 class Host:
-    """``python``: the interpreter. ``options``: those of FLAGS that it is started with.
-
-    ``argv``: its ``sys.argv``. ``given``: whether the user named it; else it is this process.
-    """
+    """``options``: those of FLAGS. ``given``: named by the user; else it is this process."""
 
     python: str
     options: tuple[str, ...]

@@ -22,11 +22,7 @@ FILES = (f"{PACKAGE}_init.pth", f"{PACKAGE}_init.start")
 
 @dataclass(frozen=True)
 class Copy:
-    """One installation. ``folder``: its site folder. ``package``: the package's own folder.
-
-    ``faults``: a sentence for each start-up file that is wrong. ``source``: what pip installed it
-    from, with the options to do so again.
-    """
+    """One installation. ``source``: what pip installed it from, with the options for that."""
 
     version: str
     folder: Path
@@ -68,18 +64,12 @@ def _copy(distribution: metadata.Distribution) -> Copy:
     folder = Path(str(distribution.locate_file(""))).resolve()
     recorded = {str(file): file for file in distribution.files or ()}
     source, editable = _origin(distribution)
-    package = None
+    package = Path(source).resolve() / PACKAGE if editable else None
     if f"{PACKAGE}/__init__.py" in recorded:
         package = folder / PACKAGE
-    elif editable:
-        package = Path(source).resolve() / PACKAGE
-    return Copy(
-        version=distribution.version,
-        folder=folder,
-        package=package,
-        faults=tuple(_faults(folder, recorded)),
-        source=f"{'-e ' if editable else ''}{source or '<the folder or wheel it came from>'}",
-    )
+    again = f"{'-e ' if editable else ''}{source or '<the folder or wheel it came from>'}"
+    faults = tuple(_faults(folder, recorded))
+    return Copy(distribution.version, folder, package, faults, again)
 
 
 def _origin(distribution: metadata.Distribution) -> tuple[str, bool]:
@@ -101,11 +91,7 @@ def _faults(folder: Path, recorded: dict[str, metadata.PackagePath]) -> Iterator
             yield f"{name} is missing from {folder}"
         elif written is None:
             yield f"{path} stands in no RECORD, so nobody knows whether it is ours"
-        elif _hash(path, written.mode) != written.value:
-            yield f"{path} is not what was installed (its hash is not the one in RECORD)"
-
-
-def _hash(path: Path, algorithm: str) -> str:
-    """As RECORD writes it."""
-    digest = hashlib.new(algorithm, path.read_bytes()).digest()
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        else:
+            digest = hashlib.new(written.mode, path.read_bytes()).digest()
+            if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != written.value:
+                yield f"{path} is not what was installed (its hash is not the one in RECORD)"

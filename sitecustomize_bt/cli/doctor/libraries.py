@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from importlib import metadata
 
-from ...compat.versions import KNOWN
+from ...compat import versions
 from ...core import console
 from ...startup.settings import FORCE
 from .check import Check, fine, note, problem, stop
 
-_LIBRARIES = ("torch", "transformers", "accelerate", "diffusers", "optimum", "wrapt")
-
-# Nothing is accelerated without these. The value is how to get each.
 _HERE = "run this with the Python of your program, or `pip install {}`"
-_NEEDED = {
+# How to get each. Empty: models are accelerated without it.
+_LIBRARIES = {
     "torch": _HERE.format("torch"),
     "transformers": _HERE.format("transformers"),
+    "accelerate": "",
+    "diffusers": "",
+    "optimum": "",
     "wrapt": "`pip install wrapt`",
 }
 
@@ -26,12 +28,15 @@ def checks(force: bool) -> Iterator[Check]:
     for name in _LIBRARIES:
         checked = _library(name, force)
         yield checked
-    if not checked.stops:
-        yield from _import_of_wrapt()
+    if not checked.stops:  # wrapt is the last
+        try:
+            from ...hooks import wrapping  # noqa: F401 - it imports wrapt
+        except console.FAULTS as error:
+            text = f"wrapt cannot be imported ({console.sentence(error)})"
+            yield stop("wrapt", text, "`pip install --force-reinstall wrapt`")
     if version("transformers") is not None and version("packaging") is None:
-        text = "packaging is missing, so no version can be told"
-        fix = "`pip install packaging`"
-        yield note("packaging", text) if force else stop("packaging", text, fix)
+        missing = partial(stop, fix="`pip install packaging`")
+        yield (note if force else missing)("packaging", versions.NO_PACKAGING)
 
 
 def version(name: str) -> str | None:
@@ -44,31 +49,20 @@ def version(name: str) -> str | None:
 
 def _library(name: str, force: bool) -> Check:
     found = version(name)
-    if found is None and name in _NEEDED:
-        text = f"{name} is not installed, and nothing works without it"
-        return stop(name, text, _NEEDED[name])
     if found is None:
-        return fine(name, "not installed, and not needed")
-    known = f"known: {KNOWN[name]}"
+        if not _LIBRARIES[name]:
+            return fine(name, "not installed, and not needed")
+        text = f"{name} is not installed, and nothing works without it"
+        return stop(name, text, _LIBRARIES[name])
+    known = f"known: {versions.KNOWN[name]}"
     try:
-        from packaging.specifiers import SpecifierSet
-
-        inside = SpecifierSet(KNOWN[name]).contains(found, prereleases=True)
+        text = versions.fault(name, found) or ""
     except (ImportError, ValueError, TypeError):
         return note(name, f"{found}, which cannot be compared ({known})")
-    if inside:
+    if not text:
         return fine(name, f"{found} ({known})")
-    text = f"{name} {found} is not known to work ({known})"
     if force:
         return note(name, f"{text}, and is tried")
     # A program may not import diffusers. The others are imported by the hook or transformers.
     make = problem if name == "diffusers" else stop
     return make(name, text, f"install a version in that range, or try it with {FORCE}=1")
-
-
-def _import_of_wrapt() -> Iterator[Check]:
-    try:
-        from ...hooks import wrapping  # noqa: F401 - it imports wrapt
-    except console.FAULTS as error:
-        text = f"wrapt cannot be imported ({console.sentence(error)})"
-        yield stop("wrapt", text, "`pip install --force-reinstall wrapt`")

@@ -98,22 +98,19 @@ def _loading(classes: dict[str, Any]) -> Iterator[Check]:
 
 
 def _sdpa() -> Iterator[Check]:
-    replaced = {
-        "torch's scaled_dot_product_attention": _around_torchs_sdpa(),
-        "transformers' sdpa attention": foreign(compat.attention_functions().get("sdpa")),
-    }
-    for what, by_whom in replaced.items():
-        for who in by_whom:
-            text = f"{what} is replaced by {who}: encoders run that"
-            yield problem("SDPA", text, f"keep {who} from patching it at start-up")
-
-
-def _around_torchs_sdpa() -> Iterator[str]:
     import torch
 
     function = getattr(torch.nn.functional, "scaled_dot_product_attention", None)
+    replaced = [
+        ("transformers' sdpa attention", who)
+        for who in foreign(compat.attention_functions().get("sdpa"))
+    ]
     if function is not None and not isinstance(function, types.BuiltinFunctionType):
-        yield next(foreign(function, "torch"), "somebody")
+        who = next(foreign(function, "torch"), "somebody")
+        replaced.insert(0, ("torch's scaled_dot_product_attention", who))
+    for what, who in replaced:
+        text = f"{what} is replaced by {who}: encoders run that"
+        yield problem("SDPA", text, f"keep {who} from patching it at start-up")
 
 
 def _forward(classes: dict[str, Any]) -> Iterator[Check]:

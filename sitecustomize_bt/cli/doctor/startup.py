@@ -45,11 +45,7 @@ _NOT_RUN = "not in a fresh interpreter with the variable set"
 
 @dataclass(frozen=True)
 class Started:
-    """A fresh interpreter with the host's options and the variable set.
-
-    ``flags``: the names in FLAGS that are set. ``bootstrap``: the start-up code's file, if it ran.
-    ``armed``: whether it now waits for the libraries. ``complaint``: the last line on its stderr.
-    """
+    """A fresh interpreter. ``bootstrap``: its start-up code. ``armed``: it waits for libraries."""
 
     prefix: str
     version: str
@@ -85,18 +81,17 @@ def checks(host: Host, copies: list[Copy], ran_here: bool) -> Iterator[Check]:
         yield fine("runs", f"{here}; runs in a fresh one with the variable set (tried)")
     elif any(check.stops for check in found):  # which is why
         yield note("runs", _NOT_RUN)
-    elif started.package:
-        text = f"it started and failed: {started.complaint}"
-        yield stop("runs", text, f"`{copies[0].again}`")
-    elif elsewhere:
-        fix = f"`{host.python} -m pip install {copies[0].source}`"
-        yield stop("runs", f"{_NOT_RUN}, in {started.prefix}", fix)
-    elif not {copy.folder for copy in copies}.intersection(installed.site_folders()):
-        folder = f"{copies[0].folder} is no site folder, so its .pth files are not read"
-        fix = f"`{sys.executable} -m pip install {copies[0].source}`"
-        yield stop("runs", f"{_NOT_RUN}: {folder}", fix)
     else:
-        yield stop("runs", _NOT_RUN, f"`{copies[0].again}`")
+        text, fix = _NOT_RUN, copies[0].again
+        if started.package:
+            text = f"it started and failed: {started.complaint}"
+        elif elsewhere:
+            text += f", in {started.prefix}"
+            fix = f"{host.python} -m pip install {copies[0].source}"
+        elif not {copy.folder for copy in copies}.intersection(installed.site_folders()):
+            text += f": {copies[0].folder} is no site folder, so its .pth files are not read"
+            fix = f"{sys.executable} -m pip install {copies[0].source}"
+        yield stop("runs", text, f"`{fix}`")
 
 
 def _start(host: Host) -> Started | str:

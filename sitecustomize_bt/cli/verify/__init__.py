@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...families import table
 from ...startup import settings as _settings
 from .. import saved_models, screen
-from ..outcome import CommandOutcome, FailedError, Table, WrongUseError
+from ..outcome import CommandOutcome, Table, WrongUseError
 
 if TYPE_CHECKING:
     from .trial import Verdict
@@ -20,37 +19,19 @@ HELP = "Compare a saved model, accelerated, with the same model untouched."
 EXAMPLE = "sitecustomize-bt verify path/to/hunyuanvideo"
 SCHEMA = 1
 
-_EXPLANATION = (
-    "An error is the largest of an output, relative to the reference's largest value. Positions "
-    "that the mask hides are not compared."
-)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What this command takes."""
-    names = [row.name for row in table.ENCODERS]
-    parser.add_argument(
-        "model_dir", metavar="MODEL_DIR", help="a saved model, or a pipeline that holds some"
-    )
-    parser.add_argument(
-        "--class",
-        dest="class_name",
-        metavar="NAME",
-        help=f"the class to load it as (default: what its config says); one of {', '.join(names)}",
-    )
-    parser.add_argument("--device", default="cpu", help="where to run it (default: cpu)")
-    parser.add_argument(
-        "--dtype",
-        default="auto",
-        choices=("auto", *saved_models.ITEM_BYTES),
-        help="what to load it as (default: auto, as it is saved)",
-    )
-    parser.add_argument(
-        "--memory-limit",
-        type=_size,
-        metavar="SIZE",
-        help="how much a model may take, as 16GB (default: what is free)",
-    )
+    names = ", ".join(row.name for row in table.ENCODERS)
+    add = parser.add_argument
+    add("model_dir", metavar="MODEL_DIR", help="a saved model, or a pipeline that holds some")
+    text = f"the class to load it as (default: what its config says); one of {names}"
+    add("--class", dest="class_name", metavar="NAME", help=text)
+    add("--device", default="cpu", help="where to run it (default: cpu)")
+    text = "what to load it as (default: auto, as it is saved)"
+    add("--dtype", default="auto", choices=("auto", *saved_models.ITEM_BYTES), help=text)
+    text = "how much a model may take, as 16GB (default: what is free)"
+    add("--memory-limit", type=_size, metavar="SIZE", help=text)
 
 
 def _size(text: str) -> int:
@@ -73,36 +54,28 @@ def run(options: argparse.Namespace) -> CommandOutcome:
     """
     found = saved_models.find(Path(options.model_dir), options.class_name)
     _check_device(options.device)
-    from . import memory, trial
+    from . import trial
 
     settings = _settings.from_process(unset="on")
     settings.mode = "on"
-    places = memory.free(options.device, options.memory_limit)
-    trials = [
-        trial.plan(
-            saved, saved.dtype if options.dtype == "auto" else options.dtype, options.device, places
-        )
-        for saved in found
-    ]
+    places = trial.free(options.device, options.memory_limit)
+    trials = []
+    for saved in found:
+        dtype = saved.dtype if options.dtype == "auto" else options.dtype
+        trials.append(trial.plan(saved, dtype, options.device, places))
     with screen.progress("verify", sum(one.steps for one in trials)) as step:
         verdicts = [trial.check(one, settings, step) for one in trials]
     passed = all(verdict.passed for verdict in verdicts)
     blocks: list[Table | str] = [f"{sentence}." for sentence in settings.warnings]
     for verdict in verdicts:
         blocks += _blocks(verdict)
-    data = {
-        "passed": passed,
-        "device": options.device,
-        "models": [_data(verdict) for verdict in verdicts],
-    }
-    return CommandOutcome(finding=not passed, data=data, blocks=blocks)
+    models = [_data(verdict) for verdict in verdicts]
+    data = {"passed": passed, "device": options.device, "models": models}
+    return CommandOutcome(not passed, data, blocks)
 
 
 def _check_device(device: str) -> None:
-    try:
-        import torch
-    except ImportError as error:
-        raise FailedError(f"a model cannot be loaded here: {error}") from error
+    torch = saved_models.imported("torch")
     try:
         torch.ones(1, device=device).cpu()  # there, and with memory to read from
     except Exception as error:
@@ -111,42 +84,35 @@ def _check_device(device: str) -> None:
 
 
 def _blocks(verdict: Verdict) -> list[Table | str]:
-    tried, saved = verdict.trial, verdict.trial.saved
+    tried, saved, compared = verdict.trial, verdict.trial.saved, verdict.comparisons
     head = f"{saved.path}: {saved.row.name}, saved in {saved.dtype}\n{verdict.hook['line']}"
     if not verdict.hook["applied"]:
         return [f"{head}\nThe hook would leave it as it is, so there is nothing to compare."]
-    failures = [one for one in verdict.comparisons if not one.passed]
-    summary = (
-        f"FAIL: {len(failures)} of {len(verdict.comparisons)} comparisons are outside of the rule."
-        if failures
-        else f"All {len(verdict.comparisons)} comparisons pass."
-    )
-    reference = f"The reference is the untouched model, eager, in {tried.reference}."
-    errors = Table(
-        title=f"{saved.row.name} in {tried.dtype}: errors relative to the reference",
-        columns=("input", "output", "untouched", "accelerated", "verdict"),
-        rows=[
-            (
-                one.input,
-                one.output.replace("_model_output", ""),
-                _shown(one.untouched_relative),
-                _shown(one.accelerated_relative),
-                "pass" if one.passed else "FAIL",
-            )
-            for one in verdict.comparisons
-        ],
-        numbers=(2, 3),
-    )
-    notes = [tried.note or reference, _EXPLANATION, f"It passes where {tried.rule}."]
-    notes.append(_padding(verdict))
-    if any(not math.isfinite(one.untouched_relative) for one in verdict.comparisons):
+    rows = []
+    for one in compared:
+        errors = (one.untouched_relative, one.accelerated_relative)
+        shown = (f"{error:.2e}" if error else "0" for error in errors)
+        output = one.output.replace("_model_output", "")
+        rows.append((one.input, output, *shown, "pass" if one.passed else "FAIL"))
+    title = f"{saved.row.name} in {tried.dtype}: errors relative to the reference"
+    columns = ("input", "output", "untouched", "accelerated", "verdict")
+    notes = [
+        tried.note or f"The reference is the untouched model, eager, in {tried.reference}.",
+        "An error is the largest of an output, relative to the reference's largest value. "
+        "Positions that the mask hides are not compared.",
+        f"It passes where {tried.rule}.",
+        _padding(verdict),
+    ]
+    if not all(math.isfinite(one.untouched_relative) for one in compared):
         notes.append(f"The untouched model itself is not finite in {tried.dtype}.")
-    ending = "\n".join([*(f"FAIL: {problem}." for problem in verdict.problems), summary])
-    return [head, errors, "\n".join(notes), ending]
-
-
-def _shown(error: float) -> str:
-    return f"{error:.2e}" if error else "0"
+    ending = [f"FAIL: {problem}." for problem in verdict.problems]
+    number = sum(not one.passed for one in compared)
+    ending.append(
+        f"FAIL: {number} of {len(compared)} comparisons are outside of the rule."
+        if number
+        else f"All {len(compared)} comparisons pass."
+    )
+    return [head, Table(title, columns, rows, numbers=(2, 3)), "\n".join(notes), "\n".join(ending)]
 
 
 def _padding(verdict: Verdict) -> str:
@@ -179,15 +145,12 @@ def _data(verdict: Verdict) -> dict[str, Any]:
         **verdict.hook,
         "problems": verdict.problems,
         "outputs": [
-            {**_without_nan(dataclasses.asdict(one)), "passed": one.passed}
-            for one in verdict.comparisons
+            {**_without_nan(vars(one)), "passed": one.passed} for one in verdict.comparisons
         ],
     }
 
 
 def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
     """JSON has no NaN and no infinity."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in values.items()
-    }
+    bad = [key for key, one in values.items() if isinstance(one, float) and not math.isfinite(one)]
+    return {**values, **dict.fromkeys(bad)}

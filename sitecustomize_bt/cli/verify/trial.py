@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 from collections.abc import Callable, Iterator
@@ -17,21 +18,19 @@ from ...startup.settings import Settings
 from .. import saved_models
 from ..outcome import FailedError
 from ..saved_models import SavedModel
-from . import compare, inputs, memory
+from . import compare, inputs
 from .compare import Comparison, Rule, Run
 from .inputs import Case, Tensors
 
 _EXACT = "float32"
 
 Step = Callable[[str], None]  # called with the name of each part as it begins
+Places = dict[str, int]  # the bytes that are free in each, as far as that can be told
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is to be loaded and run.
-
-    ``reference``: the dtype of the reference. ``note``: why it is not float32, as a sentence.
-    """
+    """What to load and run. ``note``: why the reference's dtype is not float32, if it is not."""
 
     saved: SavedModel
     dtype: str
@@ -48,16 +47,12 @@ class Trial:
     @property
     def steps(self) -> int:
         """How often ``check`` says that something begins, at most."""
-        return (2 if self.reference == self.dtype else 3) * (1 + len(self.cases))
+        return (1 + len({self.dtype, self.reference})) * (1 + len(self.cases))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a trial.
-
-    ``hook``: what the hook decided on the model and did in all its forwards, as in the JSON.
-    ``problems``: sentences, for what is wrong beside the numbers.
-    """
+    """What came of a trial. ``hook``: what the hook decided and did, as in the JSON."""
 
     trial: Trial
     hook: dict[str, Any]
@@ -66,41 +61,67 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the model is accelerated, and equals the untouched one as far as it has to."""
-        return (
-            self.hook["applied"]
-            and not self.problems
-            and bool(self.comparisons)
-            and all(one.passed for one in self.comparisons)
-        )
+        """Whether something was compared, and nothing is wrong."""
+        compared = bool(self.comparisons) and all(one.passed for one in self.comparisons)
+        return compared and not self.problems
 
 
-def plan(saved: SavedModel, dtype: str, device: str, places: memory.Places) -> Trial:
+def free(device: str, limit: int | None) -> Places:
+    """Where a model for ``device`` has to fit, main memory included; at most ``limit`` each."""
+    places = {} if limit is None else {"main memory": limit}
+    with contextlib.suppress(ImportError):
+        import psutil
+
+        places["main memory"] = psutil.virtual_memory().available
+    placed = torch.device(device)
+    if placed.type == "cuda":
+        places[device] = torch.cuda.mem_get_info(placed.index)[0]
+    return {name: size if limit is None else min(size, limit) for name, size in places.items()}
+
+
+def shortage(saved: SavedModel, dtype: str, places: Places) -> str:
+    """Why ``saved`` does not fit as ``dtype``, in words; empty if it does."""
+    need = needed(saved.bytes_as(dtype))
+    for name, size in places.items():
+        if size < need:
+            return f"it takes about {shown(need)} in {dtype}, and {name} has {shown(size)} free"
+    return ""
+
+
+def needed(weights_bytes: int) -> int:
+    """What a model takes, roughly: weights, activations, kept outputs and the loading itself."""
+    return int(weights_bytes * 1.2)
+
+
+def shown(size: float) -> str:
+    """``16.1 GB``."""
+    units = ["TB", "GB", "MB", "kB", "B"]
+    while size >= 1000 and len(units) > 1:  # noqa: PLR2004
+        size, _ = size / 1000, units.pop()
+    return f"{size:.1f} {units[-1]}"
+
+
+def plan(saved: SavedModel, dtype: str, device: str, places: Places) -> Trial:
     """What fits into ``places``; raises FailedError if not even one model in ``dtype`` does."""
-    shortage = memory.shortage(saved, dtype, places)
-    if shortage:
-        raise FailedError(f"{saved.row.label} of {saved.path} does not fit: {shortage}")
+    if lack := shortage(saved, dtype, places):
+        raise FailedError(f"{saved.row.label} of {saved.path} does not fit: {lack}")
     reference, note = _EXACT, ""
-    shortage = memory.shortage(saved, _EXACT, places)
-    if shortage:
+    if lack := shortage(saved, _EXACT, places):
         reference = dtype
-        note = f"No float32 reference: {shortage}; the untouched model in {dtype} takes its place."
+        note = f"No float32 reference: {lack}; the untouched model in {dtype} takes its place."
     return Trial(saved, dtype, device, reference, note, inputs.cases(saved))
 
 
 def check(trial: Trial, settings: Settings, step: Step) -> Verdict:
-    """Load, run and compare.
-
-    The accelerated model comes first: if it would be skipped, nothing else is loaded. One model is
-    in memory at a time; what it gave is kept.
-    """
+    """Load, run and compare: the accelerated model first, and one at a time in memory."""
     hook, accelerated, trimmed = _accelerated(trial, settings, step)
     if not hook["applied"]:
         return Verdict(trial, hook)
-    untouched = _untouched(trial, trial.dtype, "untouched", step)
-    exact = untouched
-    if trial.reference != trial.dtype:
-        exact = _untouched(trial, trial.reference, f"in {trial.reference}", step)
+    plain: dict[str, list[Tensors]] = {}
+    for dtype in dict.fromkeys((trial.dtype, trial.reference)):
+        what = "untouched" if dtype == trial.dtype else f"in {dtype}"
+        plain[dtype] = list(_run(_load(trial, "eager", dtype, what, step), trial, what, step))
+    exact, untouched = plain[trial.reference], plain[trial.dtype]
     given = zip(trial.cases, exact, untouched, accelerated, trimmed, strict=True)
     runs = [Run(*one) for one in given]
     problems = [problem for run in runs for problem in run.problems()]
@@ -111,39 +132,27 @@ def _accelerated(
     trial: Trial, settings: Settings, step: Step
 ) -> tuple[dict[str, Any], list[Tensors], list[bool]]:
     """What the hook did, what the model gave, and for which cases padding was skipped."""
-    saved = trial.saved
     # The hook leaves alone what the saved config asks for.
-    call = Load(saved_models.class_of(saved), (str(saved.path),), {}, settings)
-    asked = call.kwargs.get("attn_implementation")
-    model = _load(trial, asked, trial.dtype, "accelerated", step)
+    cls = saved_models.class_of(trial.saved)
+    call = Load(cls, (str(trial.saved.path),), {}, settings)
+    asked, what = call.kwargs.get("attn_implementation"), "accelerated"
+    model = _load(trial, asked, trial.dtype, what, step)
     decision = apply.apply_loaded(model, settings, call.request)
     given: list[Tensors] = []
-    skips = [0]
-    for tensors in _run(model, trial, trial.dtype, "accelerated", step) if decision.applied else ():
+    counts = [PaddingCounts()]
+    for tensors in _run(model, trial, what, step) if decision.applied else ():
         given.append(tensors)
-        skips.append((apply.activity_of(model).padding or PaddingCounts()).trimmed)
-    counts = apply.activity_of(model).padding or PaddingCounts()
+        counts.append(apply.activity_of(model).padding or PaddingCounts())
+    passed_through = {why.value: number for why, number in counts[-1].passed_through.items()}
     hook = {
         "applied": decision.applied,
         "reason": decision.reason.value,
         "line": decision.line,
         "skips_padding": decision.skips_padding,
-        "forwards": counts.forwards,
-        "trimmed": counts.trimmed,
-        "tokens_given": counts.tokens_given,
-        "tokens_computed": counts.tokens_computed,
-        "passed_through": {why.value: number for why, number in counts.passed_through.items()},
+        **vars(counts[-1]),
+        "passed_through": passed_through,
     }
-    return hook, given, [after > before for before, after in itertools.pairwise(skips)]
-
-
-def _counts(model: torch.nn.Module) -> PaddingCounts:
-    return apply.activity_of(model).padding or PaddingCounts()
-
-
-def _untouched(trial: Trial, dtype: str, what: str, step: Step) -> list[Tensors]:
-    model = _load(trial, "eager", dtype, what, step)
-    return list(_run(model, trial, dtype, what, step))
+    return hook, given, [after.trimmed > one.trimmed for one, after in itertools.pairwise(counts)]
 
 
 def _load(
@@ -156,22 +165,18 @@ def _load(
     return saved_models.load(trial.saved, attention, dtype, trial.device)
 
 
-def _run(
-    model: torch.nn.Module, trial: Trial, dtype: str, what: str, step: Step
-) -> Iterator[Tensors]:
+def _run(model: Any, trial: Trial, what: str, step: Step) -> Iterator[Tensors]:
     """What ``model`` gives for each case."""
     for case in trial.cases:
         step(f"{trial.saved.row.name}: {what}, {case.name}")
-        arguments: dict[str, Any] = {"output_hidden_states": True}
-        for name, tensor in case.inputs.items():
-            floats = getattr(torch, dtype) if tensor.is_floating_point() else None
-            arguments[name] = tensor.to(trial.device, floats)
+        arguments = {
+            name: tensor.to(trial.device, model.dtype if tensor.is_floating_point() else None)
+            for name, tensor in case.inputs.items()
+        }
         try:
             with torch.no_grad():
-                output = model(**arguments)
+                output = model(**arguments, output_hidden_states=True)
         except Exception as error:
-            raise FailedError(
-                f"{trial.saved.path}, {what}, cannot be run on {case.name}: "
-                f"{saved_models.first_line(error)}"
-            ) from error
+            problem = f"cannot be run on {case.name}: {saved_models.first_line(error)}"
+            raise FailedError(f"{trial.saved.path}, {what}, {problem}") from error
         yield dict(compare.floats(output))

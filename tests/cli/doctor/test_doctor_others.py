@@ -32,7 +32,7 @@ def test_on(run_python: Runner, tmp_path: Path) -> None:
     assert found["schema"] == "sitecustomize-bt/doctor"
     assert found["version"] == doctor.SCHEMA
     assert found["on"]
-    assert found["verdict"].startswith("On: LLaMA, CLIP and SigLip models ")
+    assert found["verdict"].startswith("On: LLaMA, CLIP, SigLip and UMT5 models ")
     assert found["python"] == sys.executable
     assert [c for c in found["checks"] if c["state"] == "problem"] == []
     assert one(found, "others", "patches")["state"] == "fine"
@@ -100,7 +100,7 @@ def test_transformers_that_cannot_be_imported(run_python: Runner, tmp_path: Path
 
 def test_something_else_called_transformers(run_python: Runner, tmp_path: Path) -> None:
     models = tmp_path / "transformers" / "models"
-    for name in ("llama", "clip", "siglip"):
+    for name in ("llama", "clip", "siglip", "umt5"):
         (models / name).mkdir(parents=True)
         (models / name / f"modeling_{name}.py").write_text("LlamaModel = 3\nclass CLIPModel: pass")
     (models.parent / "__init__.py").write_text("")

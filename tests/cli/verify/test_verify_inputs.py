@@ -12,7 +12,7 @@ import transformers
 from verifying import HALVES, Verify, change, copied, halves, pipeline, verify
 
 from sitecustomize_bt.cli import saved_models
-from sitecustomize_bt.cli.verify import compare, inputs, memory
+from sitecustomize_bt.cli.verify import compare, inputs, trial
 from sitecustomize_bt.cli.verify.compare import ALL, Rule
 from sitecustomize_bt.families.table import Encoder, Given
 from sitecustomize_bt.startup import settings
@@ -90,8 +90,8 @@ def test_rules(dtype: str) -> None:
 def test_no_room_for_a_float32_reference(verify: Verify, halves: Path) -> None:
     folder = halves / "bfloat16" / "LlamaModel"
     (saved,) = saved_models.find(folder)
-    own = memory.needed(saved.bytes_as("bfloat16"))
-    assert own < memory.needed(saved.bytes_as("float32"))
+    own = trial.needed(saved.bytes_as("bfloat16"))
+    assert own < trial.needed(saved.bytes_as("float32"))
     done = verify(folder, "--memory-limit", own, "--json")
     model = done.model
     assert (done.status, model["reference_dtype"]) == (0, "bfloat16")
@@ -109,11 +109,11 @@ def test_no_room_at_all(
     monkeypatch.setattr(saved_models, "load", pytest.fail)  # told before anything is loaded
     (second,) = saved_models.find(pipeline, "CLIPTextModel")
     (first,) = saved_models.find(pipeline, "LlamaModel")
-    limit = memory.needed(min(first.weights_bytes, second.weights_bytes)) - 1000
+    limit = trial.needed(min(first.weights_bytes, second.weights_bytes)) - 1000
     done = verify(pipeline, "--memory-limit", limit)
     assert (done.status, done.out) == (1, "")
     assert "does not fit: it takes about" in done.err
-    assert f"main memory has {memory.shown(limit)} free" in done.err
+    assert f"main memory has {trial.shown(limit)} free" in done.err
     assert done.err.count("\n") == 1
     assert verify(halves / "float16" / "LlamaModel", "--memory-limit", "1kB").status == 1
 

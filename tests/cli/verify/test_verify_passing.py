@@ -13,7 +13,7 @@ from verifying import HALVES, NAMES, Verify, failed, halves, pipeline, verify
 
 from sitecustomize_bt.cli import saved_models
 from sitecustomize_bt.cli.screen import WIDTH
-from sitecustomize_bt.cli.verify import memory, trial
+from sitecustomize_bt.cli.verify import trial
 from sitecustomize_bt.cli.verify.compare import ALL
 from sitecustomize_bt.startup import settings
 
@@ -99,7 +99,7 @@ def test_a_pipeline(verify: Verify, pipeline: Path) -> None:
 
 def test_progress_counts_every_step(models: Path, halves: Path) -> None:
     asked = settings.read({settings.ENABLE: "1"}, ())
-    places = memory.free("cpu", None)
+    places = trial.free("cpu", None)
     for folder, loads in ((models / "LlamaModel", 2), (halves / "float16" / "LlamaModel", 3)):
         (saved,) = saved_models.find(folder)
         planned = trial.plan(saved, saved.dtype, "cpu", places)
