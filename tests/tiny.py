@@ -34,6 +34,8 @@ _VISION = {
     "patch_size": 14,
 }
 
+_T5 = {"num_layers": 3, "num_heads": 4, "vocab_size": 128}
+
 # A device_map of the tiny LlamaModel that offloads.
 CPU_AND_DISK = {
     "embed_tokens": "cpu",
@@ -57,6 +59,7 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "SiglipTextModel": ("SiglipTextConfig", _TEXT),
     "SiglipVisionModel": ("SiglipVisionConfig", _VISION),
     "SiglipModel": ("SiglipConfig", {"text_config": _TEXT, "vision_config": _VISION}),
+    "UMT5EncoderModel": ("UMT5Config", {"d_model": 32, "d_kv": 8, "d_ff": 64, **_T5}),
 }
 
 

@@ -98,6 +98,7 @@ class Sizes:
 
 _LLAMA = ("transformers.models.llama.modeling_llama", "LLaMA", "LlamaAttention", "llama")
 _CLIP = ("transformers.models.clip.modeling_clip", "CLIP", "CLIPAttention", "clip")
+_UMT5 = ("transformers.models.umt5.modeling_umt5", "UMT5", "UMT5Attention", "umt5")
 _SIGLIP = ("transformers.models.siglip.modeling_siglip", "SigLip", "SiglipAttention", "siglip")
 
 
@@ -130,6 +131,8 @@ ENCODERS: tuple[Encoder, ...] = (
     ),
     _row(_SIGLIP, "SiglipTextModel", Given.TEXT, model_type="siglip_text_model"),
     _row(_SIGLIP, "SiglipModel", Given.PAIR, model_type="siglip"),
+    # diffusers' Wan, SkyReels V2 and their kin take the real rows and put zeros behind them.
+    _row(_UMT5, "UMT5EncoderModel", Given.PROMPT, model_type="umt5"),
 )
 
 

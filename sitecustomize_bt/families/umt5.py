@@ -1,0 +1,32 @@
+"""UMT5's encoder, as Wan and SkyReels encode with it: sees both sides, knows distances only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .table import Sizes
+from .text import Text
+
+
+def _why_not(module: Any) -> str:
+    return "its stack is a decoder" if module.encoder.is_decoder else ""
+
+
+ADAPTER = Text(
+    causal=False,
+    reads=frozenset(
+        (
+            *("input_ids", "attention_mask", "inputs_embeds"),
+            *("output_attentions", "output_hidden_states", "return_dict"),
+        )
+    ),
+    why_not=_why_not,
+    embedding="shared",
+    # Its layers clamp all columns once any number in them is infinite.
+    inexact_in="float16",
+)
+
+# XXL, whose 256,384 rows are looked up and not computed; the reduced one has heads as wide.
+_TRUE = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_heads": 64, "vocab_size": 1024}
+_REDUCED = {"d_model": 512, "d_kv": 64, "d_ff": 1280, "num_heads": 8, "vocab_size": 1024}
+SIZES = Sizes("UMT5EncoderModel", "UMT5Config", _TRUE, _REDUCED, layers="num_layers")
