@@ -38,6 +38,9 @@ HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 # How often a tensor was changed in place, as far as torch counts that.
 version_of: Callable[[torch.Tensor], int] = operator.attrgetter("_version")
 
+# Tensors that are not fake, distributed or anybody else's.
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+
 # The attributes that torch gives every module.
 MODULE_ATTRIBUTES = frozenset(vars(torch.nn.Module()))
 
@@ -95,11 +98,6 @@ def _is_device_context(mode: Any) -> bool:
 def has_gradients() -> bool:
     """Whether gradients are recorded, backwards or (which ``no_grad`` leaves on) forwards."""
     return bool(torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0)
-
-
-def is_plain(value: Any) -> bool:
-    """Whether it is a tensor, and not a fake, a distributed or anybody else's one."""
-    return type(value) in (torch.Tensor, torch.nn.Parameter)
 
 
 def is_wrapper(tensor: torch.Tensor) -> bool:

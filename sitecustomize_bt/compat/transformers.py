@@ -85,6 +85,12 @@ def mask_functions() -> Mapping[str, Any]:
     return found
 
 
+def functions_looked_up(config: Any) -> list[Any]:
+    """The attention and the mask function that a model of ``config`` takes from those tables."""
+    name = attention_of(config)
+    return [attention_functions().get(name), mask_functions().get(name)]
+
+
 def looks_functions_up(module: str) -> bool:
     """Whether the models of a modeling module use ``attention_functions``."""
     return hasattr(sys.modules[module], "ALL_ATTENTION_FUNCTIONS")

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 
 import torch
 
-from ..compat.torch import has_gradients
 from ..core import locks
+from ..core.counts import Passed
 from .call import Call, Stage
 
 DEFAULT = ("flash", "efficient", "math")
@@ -58,7 +58,7 @@ class Backends(Stage):
     def before(self, call: Call) -> _Lease | None:
         """Claim the flags, unless they stand as wanted already."""
         # With gradients the host's choice of backends is its own: not all of them have second ones.
-        if has_gradients():
+        if call.surroundings is Passed.GRADIENTS:
             return None
         wanted = _wanted(call)
         return None if wanted is None else _Lease(wanted)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..compat.torch import is_plain
+from ..compat.torch import PLAIN, autocast_dtype
+from ..compat.transformers import EAGER, SDPA, attention_of
 from ..core.counts import Passed
 from . import guards
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 Values = dict[str, Any]  # a forward's arguments by name
 
 _IDS, _EMBEDDINGS = "input_ids", "inputs_embeds"
+# Other implementations attend in other ways, or are not of transformers.
+_ATTENTIONS = (SDPA, EAGER)
+
 _DIMENSIONS = {_IDS: 2, _EMBEDDINGS: 3}
 
 
@@ -28,6 +32,19 @@ def positional(forward: Any) -> tuple[str, ...]:
     parameters = inspect.signature(inspect.unwrap(forward)).parameters.values()
     _, *names = (p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
     return tuple(names)
+
+
+def why_not_exact(text: Text, module: torch.nn.Module) -> str:
+    """What makes the module's result depend on what the mask hides, in words; or nothing."""
+    attention = attention_of(module.config) or EAGER
+    if attention not in _ATTENTIONS:
+        return f"it runs {attention} attention"
+    if text.inexact_in:
+        weight: Any = module.get_submodule(text.embedding).weight
+        dtypes = (weight.dtype, autocast_dtype(weight.device.type))
+        if getattr(torch, text.inexact_in) in dtypes:
+            return f"in {text.inexact_in} it looks at padding too"
+    return text.why_not(module)
 
 
 class Call:
@@ -58,30 +75,55 @@ class Call:
         self.window: Any = None
         self.plan: Any = None
 
-    @property
-    def given(self) -> tuple[Any, ...]:
-        """What the forward will be given, to be set again where a stage could not finish."""
-        return self.args, self.kwargs, self.values, self.window, self.plan
-
-    @given.setter
-    def given(self, given: tuple[Any, ...]) -> None:
-        self.args, self.kwargs, self.values, self.window, self.plan = given
-
-    @property
+    @functools.cached_property
     def source(self) -> str:
         """Whichever of input_ids and inputs_embeds is given; empty if both or neither are."""
         values = self.values or {}
         given = [name for name in _DIMENSIONS if values.get(name) is not None]
         return given[0] if len(given) == 1 else ""
 
-    @property
+    @functools.cached_property
     def shape(self) -> tuple[int, int] | None:
         """(batch, columns) of the source; None if that is not of a known form."""
         source = self.source
         tensor: Any = self.values[source] if self.values and source else None
-        if not is_plain(tensor) or tensor.dim() != _DIMENSIONS[source]:
+        if type(tensor) not in PLAIN or tensor.dim() != _DIMENSIONS[source]:
             return None
         return tensor.shape[0], tensor.shape[1]
+
+    @functools.cached_property
+    def is_read(self) -> bool:
+        """Whether the adapter knows every argument that says anything."""
+        text, values = self.text, self.values
+        if text is None or values is None:
+            return False
+        return all(values[name] is None for name in values.keys() - text.reads)
+
+    @functools.cached_property
+    def has_positions(self) -> bool:
+        """Whether the positions are the default or stand for the columns of each row."""
+        text, values, shape = self.text, self.values, self.shape
+        positions = values.get(text.positions) if text and values else None
+        if positions is None or text is None or shape is None:
+            return positions is None
+        return (
+            type(positions) in PLAIN
+            and tuple(positions.shape[:-2]) in text.position_axes
+            and tuple(positions.shape[-2:]) in (shape, (1, shape[1]))
+        )
+
+    @functools.cached_property
+    def asks_for_attentions(self) -> bool:
+        """Whether attention weights are to be handed out."""
+        asked = (self.values or {}).get("output_attentions")
+        if asked is None:
+            asked = getattr(self.module.config, "output_attentions", False)
+        return bool(asked)
+
+    @functools.cached_property
+    def inexact(self) -> str:
+        """What makes the model's result depend on what the mask hides; empty if nothing does."""
+        return why_not_exact(self.text, self.module) if self.text else "it is no text model"
 
     @functools.cached_property
     def parts(self) -> list[torch.nn.Module]:
@@ -104,12 +146,13 @@ class Call:
         self.args = tuple([by_name.pop(name, None) for name in self.names[: len(self.args)]])
         self.kwargs = by_name
         self.values = values
+        self.shape = tuple(values[self.source].shape[:2])
 
 
 class Stage:
     """One thing that is done around a forward, for one model. The others do nothing.
 
-    A stage that raises is left out of the forward, and the host's call goes on.
+    Where one raises, none has a part in the forward, and the host's call runs as it was given.
     """
 
     def before(self, call: Call) -> Any:

@@ -105,14 +105,18 @@ class Front:
         return None
 
     def _before(self, call: Call, begun: list[tuple[Stage, Any]]) -> Answered | None:
+        args, kwargs = call.args, call.kwargs
         for stage in self._stages:
-            given = call.given
             try:
                 kept = stage.before(call)
             except console.FAULTS:
-                call.given = given
+                # It may have changed the call half way: the host's runs as it was given.
                 _count(stage, call, Passed.FAULT)
-                continue
+                call.args, call.kwargs = args, kwargs
+                while begun:
+                    other, theirs = begun.pop()
+                    other.leave(theirs)
+                return None
             if isinstance(kept, Answered):
                 return kept
             if kept is not None:

@@ -123,7 +123,9 @@ class Stack:
 
     def _look(self, parts: list[torch.nn.Module], owns: list[_Own]) -> _Look:
         """The last look where it still holds, because a look takes long."""
-        types, sizes, functions = list(map(type, parts)), list(map(len, owns)), _called(owns[0])
+        types, sizes = list(map(type, parts)), list(map(len, owns))
+        functions = [torch.nn.functional.scaled_dot_product_attention]
+        functions += transformers_compat.functions_looked_up(owns[0].get("config"))
         last = self._last
         if last is None or not last.holds(types, sizes, functions):
             self.looks += 1
@@ -165,16 +167,6 @@ class Stack:
             attentions=say if self._causal is not None else [],
             with_forward=[index for index, own in enumerate(owns) if "forward" in own],
         )
-
-
-def _called(own: _Own) -> list[Any]:
-    """The functions that a forward calls by way of a table; ``own``: the model's namespace."""
-    name = transformers_compat.attention_of(own.get("config"))
-    return [
-        torch.nn.functional.scaled_dot_product_attention,
-        transformers_compat.attention_functions().get(name),
-        transformers_compat.mask_functions().get(name),
-    ]
 
 
 def _is_looked_at(base: type) -> bool:

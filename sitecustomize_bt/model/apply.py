@@ -19,9 +19,8 @@ from ..core.decisions import Activity
 from ..families import table
 from ..families.table import Encoder
 from ..forward import backends, front
-from ..forward.call import Stage
+from ..forward.call import Stage, why_not_exact
 from ..forward.measuring import Measuring
-from ..padding import rules
 from ..padding.skip import PaddingSkip
 from ..startup.settings import Settings
 from . import attention, device, offload, optimum_bridge, quantization
@@ -243,7 +242,7 @@ def _watched(model: torch.nn.Module, row: Encoder) -> torch.nn.Module:
 
 def _padding_stays(model: torch.nn.Module, row: Encoder) -> str:
     """What about this model makes its padding be computed; empty if nothing does."""
-    return rules.why_not(row.text, _watched(model, row)) if row.text is not None else ""
+    return why_not_exact(row.text, _watched(model, row)) if row.text is not None else ""
 
 
 def _not_registered(model: object) -> Decision:

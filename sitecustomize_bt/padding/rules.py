@@ -6,24 +6,20 @@ from typing import Any
 
 import torch
 
-from ..compat.torch import autocast_dtype, is_plain
-from ..compat.transformers import CACHES, EAGER, SDPA, attention_of
+from ..compat.torch import PLAIN
+from ..compat.transformers import CACHES
 from ..core.counts import Passed
-from ..families.text import Text
 from ..forward.call import Call, Values
 from . import packing
 from .window import Window
-
-# Other implementations attend in other ways, or are not of transformers.
-_ATTENTIONS = (SDPA, EAGER)
 
 
 def decide(call: Call) -> Passed | Window:
     """What of ``call`` is to be computed, or why it is computed as it was given."""
     text, values = call.text, call.values
-    if text is None or values is None or not is_read(text, values):
+    if text is None or values is None or not call.is_read:
         return Passed.NOT_UNDERSTOOD
-    reason = _why_not_asked(call, values) or _why_not_safe(call, text, values)
+    reason = _why_not_asked(call, values) or _why_not_safe(call, values)
     if reason is not None:
         return reason
     window = _window(values["attention_mask"], values.get("cache_position"), text.packs)
@@ -32,47 +28,9 @@ def decide(call: Call) -> Passed | Window:
     return window
 
 
-def is_read(text: Text, values: Values) -> bool:
-    """Whether the adapter knows every argument that says anything."""
-    return all(values[name] is None for name in values.keys() - text.reads)
-
-
 def has_shape(tensor: Any, *shapes: tuple[int, ...]) -> bool:
     """Whether it is a plain tensor of one of these shapes."""
-    return is_plain(tensor) and tuple(tensor.shape) in shapes
-
-
-def has_positions(text: Text, values: Values, shape: tuple[int, int]) -> bool:
-    """Whether the positions are the default or stand for the columns of each row."""
-    positions = values.get(text.positions)
-    if positions is None:
-        return True
-    return (
-        is_plain(positions)
-        and tuple(positions.shape[:-2]) in text.position_axes
-        and tuple(positions.shape[-2:]) in (shape, (1, shape[1]))
-    )
-
-
-def asks_for_attentions(call: Call, values: Values) -> bool:
-    """Whether attention weights are to be handed out."""
-    asked = values.get("output_attentions")
-    if asked is None:
-        asked = getattr(call.module.config, "output_attentions", False)
-    return bool(asked)
-
-
-def why_not(text: Text, module: torch.nn.Module) -> str:
-    """What makes the model's result depend on what the mask hides, in words; or nothing."""
-    attention = attention_of(module.config) or EAGER
-    if attention not in _ATTENTIONS:
-        return f"it runs {attention} attention"
-    if text.inexact_in:
-        weight = module.get_submodule(text.embedding).weight
-        dtypes = (weight.dtype, autocast_dtype(weight.device.type))
-        if getattr(torch, text.inexact_in) in dtypes:
-            return f"in {text.inexact_in} it looks at padding too"
-    return text.why_not(module)
+    return type(tensor) in PLAIN and tuple(tensor.shape) in shapes
 
 
 def _why_not_asked(call: Call, values: Values) -> Passed | None:
@@ -85,11 +43,11 @@ def _why_not_asked(call: Call, values: Values) -> Passed | None:
         (Passed.TRAINING, call.module.training),
         (Passed.CACHE_PASSED, any(values.get(name) is not None for name in CACHES)),
         (Passed.CACHE_ASKED, values.get("use_cache") not in (None, False)),
-        (Passed.OUTPUT_ATTENTIONS, asks_for_attentions(call, values)),
+        (Passed.OUTPUT_ATTENTIONS, call.asks_for_attentions),
     )
 
 
-def _why_not_safe(call: Call, text: Text, values: Values) -> Passed | None:
+def _why_not_safe(call: Call, values: Values) -> Passed | None:
     """What about the tensors' forms, or about the model, is not known to be exact."""
     shape = call.shape
     if shape is None:
@@ -99,9 +57,9 @@ def _why_not_safe(call: Call, text: Text, values: Values) -> Passed | None:
     columns = values.get("cache_position")
     return _first(
         (Passed.EMPTY, 0 in shape),
-        (Passed.POSITIONS, not has_positions(text, values, shape)),
+        (Passed.POSITIONS, not call.has_positions),
         (Passed.POSITIONS, columns is not None and not has_shape(columns, shape[1:])),
-        (Passed.MODEL, bool(why_not(text, call.module))),
+        (Passed.MODEL, bool(call.inexact)),
     )
 
 

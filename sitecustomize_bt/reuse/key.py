@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..compat.torch import autocast_dtype, is_plain
+from ..compat.torch import PLAIN, autocast_dtype
 from ..forward.call import Values
 
 _SCALARS = (type(None), bool, int, float, str)
@@ -49,7 +49,7 @@ def of(values: Values | None) -> Hashable:
 def _part(name: str, value: Any) -> Hashable:
     if type(value) in _SCALARS:
         return type(value), value
-    if not is_plain(value) or value.layout is not torch.strided or value.requires_grad:
+    if type(value) not in PLAIN or value.layout is not torch.strided or value.requires_grad:
         raise CannotTellError(f"{name} is a {type(value).__name__}")
     numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     return value.dtype, tuple(value.shape), str(value.device), numbers

@@ -84,12 +84,12 @@ def _suits(call: Call, text: Text, values: Values) -> bool:
         ids is not None
         and shape is not None
         and shape[1] > 0
-        and rules.is_read(text, values)
-        and not rules.why_not(text, call.module)
-        and not rules.asks_for_attentions(call, values)
+        and call.is_read
+        and not call.inexact
+        and not call.asks_for_attentions
         and values.get("output_hidden_states") in (None, True, False)
         and all(values.get(name) is None for name in (*CACHES, "cache_position"))
-        and rules.has_positions(text, values, shape)
+        and call.has_positions
         and (mask is None or (rules.has_shape(mask, shape) and bool((mask == 1).all())))
         # Without mask and cache transformers 5 takes these for packed sequences; with one it does
         # not, and a cache is what there will be.

@@ -113,9 +113,7 @@ def test_nobody_is_pushed_aside() -> None:
     assert "somebody else stands in front of LlamaModel" in decision.line
 
 
-def test_a_stage_that_cannot_undo_what_it_did(
-    model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_that_cannot_undo_what_it_did(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("planted")
 
