@@ -1,4 +1,4 @@
-"""What stands on a class while its models are accelerated: put there once, and gone with the last."""
+"""What stands on a class while its models are accelerated: put there once, gone with the last."""
 
 from __future__ import annotations
 
@@ -73,16 +73,16 @@ def test_nothing_is_on_the_model(model: Any) -> None:
         assert not part._forward_pre_hooks
 
 
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda one: _pickled(one)])
+def pickled(model: Any) -> Any:
+    return pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickled])
 def test_a_copy_has_nothing_of_it(model: Any, copied: Any) -> None:
     twin = copied(model)
     assert not is_attached(twin)
     torch.testing.assert_close(encode(twin), encode(model), atol=2e-5, rtol=0)
     assert padding_counts(model).trimmed == 1
-
-
-def _pickled(model: Any) -> Any:
-    return pickle.loads(pickle.dumps(model))
 
 
 @pytest.mark.parametrize("theirs", [None, lambda *args, **kwargs: None])

@@ -385,9 +385,9 @@ PLANTED_OTHERWISE: dict[str, Fault] = {
     # Not needed by a host that only loads models; the flag's is needed before all else.
     "api": Fault(BANNER),
     "hooks/arguments": Fault("planted", arguments=("--disable-bettertransformer",)),
-    # Asked for by models of the family alone, which are left as they are.
+    # Imported for models of the family alone, which are left as they are; the others are not.
     **{f"families/{row.adapter}": Fault(BANNER) for row in ENCODERS},
-    "families/llama": replace(PLANTED, applied=True),
+    **dict.fromkeys(("families/llama", "families/text"), replace(PLANTED, applied=True)),
     # Opt-in, and not imported before.
     **dict.fromkeys(
         (
