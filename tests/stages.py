@@ -57,6 +57,12 @@ def leave(model: torch.nn.Module) -> None:
     assert front.detach(model)
 
 
+def leave_all() -> None:
+    """Undo every ``skip_padding`` whose model somebody still holds."""
+    for model in list(_tallies):
+        front.detach(model)
+
+
 def padding_counts(model: torch.nn.Module) -> PaddingCounts:
     """What has been skipped, by ``skip_padding`` or ``sitecustomize_bt.apply``."""
     if model in _tallies:

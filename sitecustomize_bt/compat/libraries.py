@@ -71,7 +71,7 @@ def _defined(cls: type, apart_from: frozenset[str]) -> list[tuple[str, Any]]:
     """What ``cls`` itself defines that can be called."""
     return [
         (name, value)
-        for name, value in vars(cls).items()
+        for name, value in list(vars(cls).items())  # threads may add to it
         if name not in apart_from
         and not isinstance(value, type)
         and (callable(value) or hasattr(value, "__get__"))
@@ -101,7 +101,7 @@ def is_own(value: Any, cls: type) -> bool:
 
 def are_own_functions(names: dict[str, Any]) -> bool:
     """Whether no function in a module's namespace is somebody else's."""
-    return all(map(is_own_function, names.values()))
+    return all(map(is_own_function, list(names.values())))
 
 
 def is_own_function(value: Any) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
@@ -16,6 +17,8 @@ from . import guards
 
 if TYPE_CHECKING:
     from ..families.text import Text
+
+_Value = TypeVar("_Value")
 
 Values = dict[str, Any]  # a forward's arguments by name
 
@@ -47,6 +50,24 @@ def why_not_exact(text: Text, module: torch.nn.Module) -> str:
     return text.why_not(module)
 
 
+class _Once(Generic[_Value]):
+    """A property that is worked out once for each call.
+
+    As ``functools.cached_property``, without the lock that it has before Python 3.12: threads would
+    wait for each other, and a forked child for one that is not there.
+    """
+
+    def __init__(self, work_out: Callable[[Any], _Value]) -> None:
+        self._work_out = work_out
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, call: Any, owner: type) -> _Value:
+        value = vars(call)[self._name] = self._work_out(call)
+        return value
+
+
 class Call:
     """One call, as each stage sees it in turn.
 
@@ -75,14 +96,14 @@ class Call:
         self.window: Any = None
         self.plan: Any = None
 
-    @functools.cached_property
+    @_Once
     def source(self) -> str:
         """Whichever of input_ids and inputs_embeds is given; empty if both or neither are."""
         values = self.values or {}
         given = [name for name in _DIMENSIONS if values.get(name) is not None]
         return given[0] if len(given) == 1 else ""
 
-    @functools.cached_property
+    @_Once
     def shape(self) -> tuple[int, int] | None:
         """(batch, columns) of the source; None if that is not of a known form."""
         source = self.source
@@ -91,7 +112,7 @@ class Call:
             return None
         return tensor.shape[0], tensor.shape[1]
 
-    @functools.cached_property
+    @_Once
     def is_read(self) -> bool:
         """Whether the adapter knows every argument that says anything."""
         text, values = self.text, self.values
@@ -99,7 +120,7 @@ class Call:
             return False
         return all(values[name] is None for name in values.keys() - text.reads)
 
-    @functools.cached_property
+    @_Once
     def has_positions(self) -> bool:
         """Whether the positions are the default or stand for the columns of each row."""
         text, values, shape = self.text, self.values, self.shape
@@ -112,7 +133,7 @@ class Call:
             and tuple(positions.shape[-2:]) in (shape, (1, shape[1]))
         )
 
-    @functools.cached_property
+    @_Once
     def asks_for_attentions(self) -> bool:
         """Whether attention weights are to be handed out."""
         asked = (self.values or {}).get("output_attentions")
@@ -120,22 +141,22 @@ class Call:
             asked = getattr(self.module.config, "output_attentions", False)
         return bool(asked)
 
-    @functools.cached_property
+    @_Once
     def inexact(self) -> str:
         """What makes the model's result depend on what the mask hides; empty if nothing does."""
         return why_not_exact(self.text, self.module) if self.text else "it is no text model"
 
-    @functools.cached_property
+    @_Once
     def parts(self) -> list[torch.nn.Module]:
         """All modules of the model, itself first."""
         return guards.parts_of(self.module)
 
-    @functools.cached_property
+    @_Once
     def owns(self) -> list[dict[str, Any]]:
         """The namespaces of the parts."""
         return guards.namespaces(self.parts)
 
-    @functools.cached_property
+    @_Once
     def foreign(self) -> Passed | None:
         """What about the model's parts rules out that the call is changed."""
         return self.stack.why_not(self.parts, self.owns)
@@ -146,7 +167,8 @@ class Call:
         self.args = tuple([by_name.pop(name, None) for name in self.names[: len(self.args)]])
         self.kwargs = by_name
         self.values = values
-        self.shape = tuple(values[self.source].shape[:2])
+        batch, columns = values[self.source].shape[:2]
+        vars(self)["shape"] = batch, columns
 
 
 class Stage:

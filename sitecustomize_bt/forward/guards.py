@@ -22,7 +22,9 @@ from ..core.counts import Passed
 _MOST_PARTS = 100_000
 
 # Attributes of a module that may hold a function. Those of the forward are looked at each time.
-_FUNCTION_ATTRIBUTES = frozenset(("forward", "to", "cuda", "npu", "xpu", "mlu", "sdaa", "musa"))
+_FUNCTION_ATTRIBUTES = frozenset(
+    ("forward", "extra_repr", "to", "cuda", "npu", "xpu", "mlu", "sdaa", "musa")
+)
 
 _Own = dict[str, Any]  # a module's namespace
 
@@ -187,8 +189,10 @@ def _has_own_functions(own: _Own) -> bool:
 
 def _is_known_function(value: Any) -> bool:
     function = getattr(value, "__func__", value)
-    home = libraries.module_of(function)
-    return home.startswith(libraries.HOOK_MODULES) or libraries.is_own_function(function)
+    is_hooks = isinstance(function, FunctionType) and libraries.module_of(function).startswith(
+        libraries.HOOK_MODULES
+    )
+    return is_hooks or libraries.is_own_function(function)
 
 
 def _is_replaced(part: torch.nn.Module, own: _Own) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pads import form, states
-from stages import padding_counts, reuse_counts, skip_padding
+from stages import leave_all, padding_counts, reuse_counts, skip_padding
 from test_padding_properties import TOLERANCES, Rows, assert_close, masks
 
 import sitecustomize_bt
@@ -85,6 +86,15 @@ def cases(draw: st.DrawFn) -> Case:
 
 def text_of(name: str) -> Any:
     return next(row.text for row in ENCODERS if row.name == name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_stays() -> Iterator[None]:
+    """The models that are kept for the next case are gone with the last."""
+    yield
+    leave_all()
+    pair.cache_clear()
+    sitecustomize_bt.uninstall()
 
 
 @functools.cache

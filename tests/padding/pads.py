@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from stages import padding_counts, skip_padding, unseen
+from stages import leave_all, padding_counts, skip_padding, unseen
 
 from sitecustomize_bt.core.counts import Passed
 from sitecustomize_bt.forward.backends import FLAGS
@@ -44,9 +44,10 @@ WINDOWS = {
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """No flag of torch's, and no mode of ours on its stack."""
+    """No flag of torch's, no mode of ours on its stack, and nothing on a class."""
     flags = {name: get() for name, (get, _) in FLAGS.items()}
     yield
+    leave_all()
     assert {name: get() for name, (get, _) in FLAGS.items()} == flags
     assert torch.overrides._get_current_function_mode() is None
 

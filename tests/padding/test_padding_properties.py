@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, example, settings
 from hypothesis import given as given_
 from hypothesis import strategies as st
 from pads import cache_of, form, keys_and_values, states
-from stages import padding_counts, skip_padding, unseen
+from stages import leave_all, padding_counts, skip_padding, unseen
 
 from sitecustomize_bt.forward.call import positional
 
@@ -39,6 +39,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_stays() -> Iterator[None]:
+    """The models that are kept for the next case are gone with the last."""
+    yield
+    leave_all()
+    pair.cache_clear()
 
 
 @functools.cache
