@@ -15,7 +15,7 @@ _KERNEL = re.compile(
     r"aten::_scaled_dot_product_(flash|efficient|cudnn|fused)_attention"
     r"|aten::_scaled_dot_product_attention_(math)"
 )
-_MEMORY = "[memory]"  # torch._C._autograd's name of an allocation (positive) or a release
+_MEMORY = "[memory]"  # torch's profiler's name of an allocation (positive) or a release
 
 
 def kernel(forward: Callable[[], object]) -> str:
