@@ -13,11 +13,6 @@ def hooks_of(own: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from getattr(own.get(_REGISTRY), "hooks", {}).items()
 
 
-def replaces_forward(own: dict[str, Any]) -> bool:
-    """Whether the forward in the namespace is diffusers' own, which calls those hooks."""
-    return _REGISTRY in own
-
-
 def offloads(own: dict[str, Any]) -> bool:
     """Whether one of them offloads the module's weights."""
     return any("offload" in name for name, _ in hooks_of(own))

@@ -6,9 +6,6 @@ from typing import Any
 
 _MARK = "forge_backup_original_class"
 
-# All that its class adds to the one it inherits from.
-ADDED = frozenset(("__getattr__",))
-
 
 def swaps(own: dict[str, Any]) -> bool:
     """Whether the module with this namespace is swapped."""
