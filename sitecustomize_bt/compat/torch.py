@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ..startup.faults import pass_on
+
 # Asked first in whatever dynamo may trace, so that it sees nothing else. Missing in torch 2.0.
 is_compiling: Callable[[], bool] = getattr(
     getattr(torch, "compiler", None), "is_compiling", lambda: False
@@ -119,7 +121,8 @@ def autocast_dtype(device: str) -> torch.dtype | None:
     """What autocast computes in on a type of device; None where it is off."""
     try:
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    except (TypeError, RuntimeError, AttributeError):  # torch before 2.4 asks in other words
+    except (TypeError, RuntimeError, AttributeError) as error:  # torch before 2.4 has other words
+        pass_on(error)
         if device == "cpu":
             return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
         return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None

@@ -6,13 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..startup import stderr
+from ..startup.faults import FAULTS, pass_on
 from ..startup.settings import LOG_LEVELS
 
 PREFIX = "sitecustomize_bt: "
-
-# What a fault on our side may be. KeyboardInterrupt is the user's and passes; SystemExit is here
-# because a broken package may well call sys.exit() while it is imported.
-FAULTS = (Exception, SystemExit)
 
 sentence = stderr.sentence
 
@@ -62,4 +59,14 @@ def shielded(what: str) -> Iterator[None]:
     try:
         yield
     except FAULTS as error:
+        pass_on(error)
         fault(f"{what} was skipped", error)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Turn any fault of ours inside the block into nothing: what is lost is not worth a line."""
+    try:
+        yield
+    except FAULTS as error:
+        pass_on(error)

@@ -8,14 +8,13 @@ the first forward in saves the flags and the last one out restores them.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Iterable
 
 import torch
 
-from ..core import locks
+from ..core import console, locks
 from ..core.counts import Passed
 from .call import Call, Stage
 
@@ -85,12 +84,13 @@ class _Lease:
 
     def give_up(self) -> None:
         # Neither the end of the host's forward nor a finalizer is a place to fail in.
-        with contextlib.suppress(Exception), _lock:
+        with console.quiet(), _lock:
             if self._held and self._thread in _leases:
-                self._held = False
-                _leases.remove(self._thread)
-                if not _leases:
+                # In this order: what a signal handler ends half way is done again at last.
+                if len(_leases) == 1:
                     _set(_saved)
+                _leases.remove(self._thread)
+                self._held = False
 
     # Where Ctrl-C comes before anybody knows of the lease.
     __del__ = give_up

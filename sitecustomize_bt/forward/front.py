@@ -12,7 +12,6 @@ writes. A replaced ``forward`` would be dropped or brought back by accelerate's
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import weakref
@@ -24,6 +23,7 @@ import torch
 from ..compat.torch import CALL_PLACE, HAS_CALL_PLACE, compiled_by_host, is_compiling, plain_call
 from ..core import console, locks
 from ..core.counts import Passed
+from ..startup.faults import FAULTS, pass_on
 from . import guards
 from .call import Answered, Call, Stage
 
@@ -70,16 +70,15 @@ class Front:
                 return answer.output
             output = plain_call(model)(*call.args, **call.kwargs)
         finally:
-            for stage, kept in reversed(begun):
-                with contextlib.suppress(*console.FAULTS):
-                    stage.leave(kept)
+            _leave(list(begun))
         for stage, kept in reversed(begun):
             try:
                 output = stage.after(call, kept, output)
-            except console.FAULTS as error:
+            except FAULTS as error:
+                pass_on(error)
                 # A transformers that we do not know. What is short or has more than was asked for
                 # cannot be handed out.
-                with contextlib.suppress(*console.FAULTS):
+                with console.quiet():
                     stage.give_up(error)
                 break
         else:
@@ -98,8 +97,8 @@ class Front:
             if call.surroundings is not Passed.COMPILING:
                 return call
             reason = Passed.COMPILING
-        except console.FAULTS:  # the host's call goes on
-            pass
+        except FAULTS as error:  # the host's call goes on
+            pass_on(error)
         for stage in self._stages:
             _count(stage, None, reason)
         return None
@@ -109,13 +108,12 @@ class Front:
         for stage in self._stages:
             try:
                 kept = stage.before(call)
-            except console.FAULTS:
+            except FAULTS as error:
+                pass_on(error)
                 # It may have changed the call half way: the host's runs as it was given.
                 _count(stage, call, Passed.FAULT)
                 call.args, call.kwargs = args, kwargs
-                while begun:
-                    other, theirs = begun.pop()
-                    other.leave(theirs)
+                _leave(begun)
                 return None
             if isinstance(kept, Answered):
                 return kept
@@ -128,8 +126,20 @@ class Front:
         return False
 
 
+def _leave(begun: list[tuple[Stage, Any]]) -> None:
+    """Take each stage's leave, the last first, whatever another one raises."""
+    if begun:
+        stage, kept = begun.pop()
+        try:
+            stage.leave(kept)
+        except FAULTS as error:
+            pass_on(error)
+        finally:
+            _leave(begun)
+
+
 def _count(stage: Stage, call: Call | None, reason: Passed) -> None:
-    with contextlib.suppress(*console.FAULTS):  # a count is not worth a forward
+    with console.quiet():  # a count is not worth a forward
         stage.let_through(call, reason)
 
 

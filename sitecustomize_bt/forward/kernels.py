@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ..compat.torch import sdpa_kernel_names, sdpa_kernel_number, top_function_mode
+from ..core import console
 
 _NAMES = {
     "MATH": "math",
@@ -70,7 +70,7 @@ class _Mode(TorchFunctionMode):  # type: ignore[misc]
         observer = self.observer
         if observer is not None and func is torch.nn.functional.scaled_dot_product_attention:
             self.observer = None
-            with contextlib.suppress(Exception):  # the call itself goes on
+            with console.quiet():  # the call itself goes on
                 observer.choice = choice(*args, **kwargs)
         return func(*args, **kwargs)
 

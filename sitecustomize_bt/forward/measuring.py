@@ -5,12 +5,11 @@ Measured only where the host has asked for a report.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
 from types import MappingProxyType
 
-from ..core import locks
+from ..core import console, locks
 from ..core.counts import Measured, Passed
 from .call import Call, Stage
 from .kernels import Choice, Observer
@@ -41,7 +40,7 @@ class Measuring(Stage):
         """Add what the forward took."""
         started, observer = kept
         spent = time.perf_counter() - started
-        with contextlib.suppress(Exception):  # a report is not worth a forward
+        with console.quiet():  # a report is not worth a forward
             if observer is not None:
                 observer.leave()
             with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..core import console, locks
 from ..report import file
 from ..startup import trigger
+from ..startup.faults import FAULTS, pass_on
 from .ledger import ledger
 from .session import session
 
@@ -37,12 +38,13 @@ def _activate(explicitly: bool) -> bool:
     try:
         # The gate is behind us: the first third-party import.
         import wrapt  # noqa: F401 - what follows needs it
-    except console.FAULTS as error:
+    except FAULTS as error:
+        pass_on(error)
         if not settings.enabled:
             return False
         console.warn_once(
             f"wrapt cannot be imported ({console.sentence(error)}); models stay as they are "
-            "until `pip install wrapt` mends it"
+            "until `pip install wrapt` fixes it"
         )
         return False
     from . import loading, offloading

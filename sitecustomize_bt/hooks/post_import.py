@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
 from collections.abc import Callable
@@ -52,7 +51,7 @@ def catch_up() -> None:
     for name, patch in registered:
         spec = getattr(sys.modules.get(name), "__spec__", None)
         if getattr(spec, "_initializing", False):
-            with contextlib.suppress(*console.FAULTS):  # the other thread's to hear of
+            with console.quiet():  # the other thread's to hear of
                 importlib.import_module(name)
             if name in sys.modules:
                 _call(patch, sys.modules[name], name)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..compat import transformers as compat
+from ..startup.faults import pass_on
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ def read(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request:
     try:
         path = _saved_config(source, kwargs)
         return Request(known=False) if path is None else _from_file(path)
-    except (OSError, ValueError):  # no such folder, not a hub name, no JSON: the host will see
+    except (OSError, ValueError) as error:
+        pass_on(error)
+        # No such folder, not a hub name, no JSON: the host will see.
         return Request(known=False)
 
 

@@ -9,6 +9,7 @@ import sys
 import torch
 
 from ..core.devices import Devices
+from ..startup.faults import pass_on
 
 _NVML = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 
@@ -42,7 +43,8 @@ def _ask_nvml() -> Devices:
     """
     try:
         nvml = ctypes.CDLL(_NVML)
-    except OSError:
+    except OSError as error:
+        pass_on(error)
         # No library, no driver; except on boards that have CUDA without NVML.
         return Devices(present=False if platform.machine() in ("x86_64", "AMD64") else None)
     try:

@@ -22,9 +22,10 @@ from typing import Any
 
 import torch
 
+from ..startup.faults import FAULTS, pass_on
+
 _PACKAGE = "optimum.bettertransformer"
 # A broken package may well call sys.exit() while it is imported.
-_FAULTS = (Exception, SystemExit)
 
 
 class Refusal(enum.Enum):
@@ -71,7 +72,8 @@ def ask(model: torch.nn.Module, *, offload: str | None, quantized: str | None) -
             transform(_StandIn(getattr(model, "config", None)))
     except _WouldGoOnError:
         pass
-    except _FAULTS as error:
+    except FAULTS as error:
+        pass_on(error)
         return Answer(Refusal.REFUSED, _sentence(error))
     return Answer(Refusal.REPLACES, Refusal.REPLACES.value)
 
@@ -96,7 +98,8 @@ def _transform() -> Callable[[Any], Any] | Answer:
         return transform
     except importlib.metadata.PackageNotFoundError:
         return Answer(Refusal.ABSENT, Refusal.ABSENT.value)
-    except _FAULTS as error:
+    except FAULTS as error:
+        pass_on(error)
         return Answer(Refusal.BROKEN, _sentence(error))
 
 

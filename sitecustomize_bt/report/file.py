@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from ..core import console, locks
+from ..startup.faults import FAULTS, pass_on
 from ..startup.settings import REPORT, Settings
 
 SCHEMA = "sitecustomize-bt/report"
@@ -39,6 +40,7 @@ def write_at_exit(settings: Settings) -> None:
                 # Not abspath(), which takes the slash off a folder's name.
                 folder = "" if os.path.isabs(settings.report) else os.getcwd()
             except OSError as error:  # the folder is gone
+                pass_on(error)
                 console.fault(f"no report will be written to {REPORT}", error)
                 return
             atexit.register(_write, settings, os.path.join(folder, settings.report))
@@ -53,7 +55,8 @@ def _write(settings: Settings, wanted: str) -> None:
         with open(temporary, "x", encoding="ascii") as file:
             file.write(json.dumps(_report(settings), indent=1) + "\n")
         os.replace(temporary, path)  # nobody ever reads half a report
-    except console.FAULTS as error:
+    except FAULTS as error:
+        pass_on(error)
         if temporary:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)

@@ -9,6 +9,7 @@ import torch
 
 from ..compat.torch import PLAIN, autocast_dtype
 from ..forward.call import Values
+from ..startup.faults import pass_on
 
 _SCALARS = (type(None), bool, int, float, str)
 
@@ -75,5 +76,6 @@ def _asked(owner: Any, name: str) -> Any:
     try:
         found = getattr(owner, name)
         return found() if callable(found) else found
-    except (AttributeError, RuntimeError):  # not in this torch, or set in a newer way
+    except (AttributeError, RuntimeError) as error:  # not in this torch, or set in a newer way
+        pass_on(error)
         return None

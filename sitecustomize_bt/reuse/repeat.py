@@ -10,6 +10,7 @@ from ..compat.transformers import CACHES
 from ..core import locks
 from ..core.counts import Passed, Tally
 from ..forward.call import Answered, Call, Stage
+from ..startup.faults import FAULTS, pass_on
 from . import key as keys
 from .entry import CannotCopyError, Entry, Freezer
 from .store import Shelf
@@ -63,7 +64,8 @@ class ExactRepeat(Stage):
         """Keep the output, and hand it on."""
         try:
             self._keep(kept, output)
-        except Exception:
+        except FAULTS as error:
+            pass_on(error)
             self._tally.passed(Passed.FAULT)
         return output
 
@@ -96,7 +98,8 @@ class ExactRepeat(Stage):
         if entry is not None:
             try:
                 return Answered(entry.thaw())
-            except Exception:  # no memory left there, or a form that cannot be padded after all
+            except Exception as error:  # no memory left, or a form that cannot be padded after all
+                pass_on(error)
                 self._shelf.drop(key)
         return Plan(self._shelf, key, context, generation)
 

@@ -26,6 +26,7 @@ from ..compat.torch import (
     storage_expired,
     version_of,
 )
+from ..startup.faults import pass_on
 
 # Up to this many numbers are compared one by one where a tensor has moved; of more, _SAMPLED.
 _SMALL = 4096
@@ -162,6 +163,7 @@ def _look(tensor: torch.Tensor) -> _Seen:
             content=_content(tensor),
         )
     except (RuntimeError, NotImplementedError) as error:  # as those made under inference_mode
+        pass_on(error)
         raise UnwatchableError(str(error).partition("\n")[0]) from error
 
 

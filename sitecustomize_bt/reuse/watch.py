@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ..core.counts import Passed
+from ..startup.faults import pass_on
 from .attributes import Attributes
 from .tensors import Tensors, UnwatchableError
 
@@ -42,7 +43,8 @@ class ModelState:
         try:
             self._tensors = Tensors(owns)
             self.devices = self._tensors.devices
-        except (UnwatchableError, LookupError):
+        except (UnwatchableError, LookupError) as error:
+            pass_on(error)
             self.unsuitable = Passed.UNWATCHABLE
 
     def same(self, owns: list[Own], looks: int) -> bool:
@@ -53,7 +55,8 @@ class ModelState:
                 and self._attributes.same(owns)
                 and (self._tensors is None or self._tensors.same(owns))
             )
-        except Exception:  # as tensors raise that are compared, or a name that is gone
+        except Exception as error:  # as tensors raise that are compared, or a name that is gone
+            pass_on(error)
             return False
 
     def is_followed_by(self, now: ModelState) -> bool:
@@ -66,5 +69,6 @@ class ModelState:
                 and self._attributes.are_followed_by(now._attributes)
                 and self._tensors.are_followed_by(now._tensors)
             )
-        except Exception:
+        except Exception as error:
+            pass_on(error)
             return False

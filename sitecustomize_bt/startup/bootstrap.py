@@ -35,6 +35,12 @@ def _activate() -> None:
     try:
         _hook("activation").activate()
     except (Exception, SystemExit) as error:
+        try:
+            from .faults import pass_on
+        except (Exception, SystemExit):  # as broken as what was to be activated
+            pass
+        else:
+            pass_on(error)
         _complain("could not install its hooks", error)
 
 

@@ -6,6 +6,8 @@ import io
 import os
 import sys
 
+from .faults import FAULTS, is_the_hosts
+
 _told: set[str] = set()
 
 _LONGEST = 300
@@ -26,15 +28,18 @@ def write(text: str) -> None:
         else:
             stream.write(data.decode(encoding))
             stream.flush()
-    except Exception:  # closed, broken or missing stderr: there is nowhere left to say it
-        return
+    except Exception as error:  # closed, broken or missing: there is nowhere left to say it
+        if is_the_hosts(error):
+            raise
 
 
 def sentence(error: BaseException) -> str:
     """``error`` in one line, not a long one."""
     try:
         message = str(error).partition("\n")[0]
-    except (Exception, SystemExit):  # somebody else's class, whose own __str__ is broken
+    except FAULTS as fault:  # somebody else's class, whose own __str__ is broken
+        if is_the_hosts(fault):
+            raise
         message = "it cannot say why"
     shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
     return f"{type(error).__name__}: {shown}"

@@ -381,7 +381,7 @@ PLANTED_OTHERWISE: dict[str, Fault] = {
     # any start-up code.
     **dict.fromkeys(("__init__", "startup/__init__", "startup/bootstrap"), Fault(PYTHONS_OWN)),
     # What cannot be said is not said.
-    "startup/stderr": Fault(NOTHING),
+    **dict.fromkeys(("startup/faults", "startup/stderr"), Fault(NOTHING)),
     # Not needed by a host that only loads models; the flag's is needed before all else.
     "api": Fault(BANNER),
     "hooks/arguments": Fault("planted", arguments=("--disable-bettertransformer",)),

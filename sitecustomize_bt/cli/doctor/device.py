@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ...core import console, decision
+from ...startup.faults import FAULTS
 from ...startup.settings import BACKEND_NAMES, ENABLE, Settings
 from .check import Check, fine, note, stop
 
@@ -22,7 +23,7 @@ def checks(settings: Settings) -> Iterator[Check]:
         return
     try:
         import torch
-    except console.FAULTS as error:
+    except FAULTS as error:
         text = f"torch cannot be imported ({console.sentence(error)})"
         yield stop("torch", text, "make `python -c 'import torch'` work first")
         return

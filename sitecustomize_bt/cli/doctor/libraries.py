@@ -8,6 +8,7 @@ from importlib import metadata
 
 from ...compat import versions
 from ...core import console
+from ...startup.faults import FAULTS
 from ...startup.settings import FORCE
 from .check import Check, fine, note, problem, stop
 
@@ -31,7 +32,7 @@ def checks(force: bool) -> Iterator[Check]:
     if not checked.stops:  # wrapt is the last
         try:
             from ...hooks import wrapping  # noqa: F401 - it imports wrapt
-        except console.FAULTS as error:
+        except FAULTS as error:
             text = f"wrapt cannot be imported ({console.sentence(error)})"
             yield stop("wrapt", text, "`pip install --force-reinstall wrapt`")
     if version("transformers") is not None and version("packaging") is None:

@@ -18,6 +18,7 @@ from typing import Any
 from ...compat import transformers as compat
 from ...core import console
 from ...families.table import ENCODERS, modules
+from ...startup.faults import FAULTS
 from . import libraries
 from .check import Check, fine, note, problem, stop
 from .installed import FILES, PACKAGE, Copy
@@ -72,7 +73,7 @@ def _patches() -> Iterator[Check]:
         # Other people's imports may print, and stdout is for what this command says.
         with contextlib.redirect_stdout(sys.stderr):
             loaded = {name: importlib.import_module(name) for name in modules()}
-    except console.FAULTS as error:
+    except FAULTS as error:
         text = f"transformers' models cannot be imported ({console.sentence(error)})"
         fix = f"make `python -c 'import {next(modules())}'` work first"
         yield stop("transformers", text, fix)
