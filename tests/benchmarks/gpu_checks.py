@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import os
 import random
 import tempfile
@@ -447,27 +448,31 @@ def passes_through(device: str, cases: int) -> str:
 
 def guard_reverts(device: str, cases: int) -> str:
     """Whoever offloads gets the model without us; with ``keep`` we stay, and it is exact."""
+    # Each is looked up when it is called: the guard stands in its place by then.
     swapper = fetching.framepacks()
-    offloaders: dict[str, Callable[[Any, str], object]] = {
-        "install_model": lambda m, _: swapper.DynamicSwapInstaller.install_model(m, device=device)
+    offloaders: dict[str, Callable[..., object]] = {
+        "install_model": lambda model, folder: swapper.DynamicSwapInstaller.install_model(
+            model, device=device
+        )
     }
     with contextlib.suppress(ImportError):
         import accelerate
 
-        main = torch.device(device).index or 0 if device.startswith("cuda") else "cpu"
+        there = torch.device(device)
+        main = (there.index or 0) if there.type == "cuda" else device
         places = dict.fromkeys(tiny.CPU_AND_DISK, main)
         places |= {"layers.1": "disk", "layers.2": "disk"}
         offloaders |= {
-            "cpu_offload": lambda m, _: accelerate.cpu_offload(m, torch.device(device)),
-            "disk_offload": lambda m, p: accelerate.disk_offload(m, p, torch.device(device)),
-            "dispatch_model": lambda m, p: accelerate.dispatch_model(
-                m, places, main_device=main, offload_dir=p
+            "cpu_offload": lambda model, folder: accelerate.cpu_offload(model, there),
+            "disk_offload": lambda model, folder: accelerate.disk_offload(model, folder, there),
+            "dispatch_model": lambda model, folder: accelerate.dispatch_model(
+                model, places, main_device=main, offload_dir=folder
             ),
         }
     for policy in ("skip", "keep"):
         for who, offload in offloaders.items():
             with variables(**{OFFLOAD: policy}), tempfile.TemporaryDirectory() as folder:
-                _offload(device, policy, who, lambda m, f=folder, o=offload: o(m, f))
+                _offload(device, policy, who, functools.partial(offload, folder=folder))
     return f"{', '.join(offloaders)}; skip and keep"
 
 

@@ -29,7 +29,7 @@ from sitecustomize_bt.model import apply
 from sitecustomize_bt.startup.settings import OFFLOAD, REUSE
 
 LEAST_TURNS = 3
-SECONDS = 20.0  # of one row, unless its turns take longer
+SECONDS = 12.0  # of one row, unless its turns take longer
 OFFLOADED_LAYERS = 8
 COST_LAYERS = (2, 32)
 # In place of the true widths, to try the command where there is no GPU.
@@ -342,25 +342,25 @@ def plan(options: argparse.Namespace) -> list[Row]:
 
     def llama(batch: int, real: int, names: tuple[str, ...], more: str = "") -> Row:
         name = f"{whole}, {real} of {inputs.PADDED} real, batch {batch}{more}"
-        return Row(name, lambda bench: _llama(bench, batch, real, names))
+        return Row(name, functools.partial(_llama, batch=batch, real=real, names=names))
 
     def offloaded(who: str, real: int) -> Row:
         name = f"{part}, {who}, {real} of {inputs.PADDED} real"
-        return Row(name, lambda bench: _offloaded(bench, who, real))
+        return Row(name, functools.partial(_offloaded, who=who, real=real))
 
-    def cost(count: int, mask: str) -> Row:
-        name = f"host time, tiny {_llama_of(count)}, {mask}"
-        return Row(name, lambda bench: _host_cost(bench, count, mask))
+    def cost(layers: int, mask: str) -> Row:
+        name = f"host time, tiny {_llama_of(layers)}, {mask}"
+        return Row(name, functools.partial(_host_cost, layers=layers, mask=mask))
 
     def reuse(number: int, what: str) -> Row:
         name = f"{whole}, 140 of {inputs.PADDED} real, {what}"
-        return Row(name, lambda bench: _reuse(bench, number))
+        return Row(name, functools.partial(_reuse, number=number))
 
     return [
         *(llama(batch, real, most) for batch, real in cases),
         *(offloaded(who, real) for who in OFFLOADERS for real in (140, 351)),
-        Row("CLIP-L, 77 tokens", lambda bench: _fixed(bench, "CLIPTextModel")),
-        Row("SigLip so400m, a picture", lambda bench: _fixed(bench, "SiglipVisionModel")),
+        Row("CLIP-L, 77 tokens", functools.partial(_fixed, name="CLIPTextModel")),
+        Row("SigLip so400m, a picture", functools.partial(_fixed, name="SiglipVisionModel")),
         *(cost(count, mask) for count in COST_LAYERS for mask in ("no mask", "all ones", "padded")),
         *(cost(COST_LAYERS[0], mask) for mask in ("a miss", "a repeat")),
         reuse(0, "95 tokens known"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pkgutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,13 @@ from typing import Any
 
 import gpu
 import pytest
+import readme
+import tiny
 import torch
+
+import sitecustomize_bt
+from sitecustomize_bt.core.counts import Passed
+from sitecustomize_bt.forward import front
 
 CANNOT = gpu.missing("cpu")
 runs_here = pytest.mark.skipif(bool(CANNOT), reason=CANNOT)
@@ -41,6 +48,10 @@ def options() -> argparse.Namespace:
 def run(program: list[str], **env: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *program]
     return subprocess.run(command, capture_output=True, text=True, check=False, **env)
+
+
+def test_the_readme_names_it() -> None:
+    assert "python tests/benchmarks/gpu.py" in readme.README.read_text(encoding="utf-8")
 
 
 @runs_here
@@ -138,6 +149,19 @@ def _rounded(original: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args, **kwargs: original(*args, **kwargs) * 0.999
 
 
+def _output_not_quite_right(original: Callable[..., Any]) -> Callable[..., Any]:
+    def plain_call(model: torch.nn.Module) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            output = original(model)(*args, **kwargs)
+            for tensor in tiny.tensors(output):
+                tensor.mul_(1.02)
+            return output
+
+        return call
+
+    return plain_call
+
+
 FAULTS: dict[str, tuple[str, str, Callable[[Any], Any], str]] = {
     "padding is not zero": (
         "skip_is_exact",
@@ -148,7 +172,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Any], Any], str]] = {
     "nothing is skipped": (
         "skip_is_exact",
         "sitecustomize_bt.padding.rules._window",
-        lambda _: lambda *given: gpu_checks_passed().HOLES,
+        lambda _: lambda *given: Passed.HOLES,
         "padding was computed",
     ),
     "a prefix is not quite right": (
@@ -168,6 +192,18 @@ FAULTS: dict[str, tuple[str, str, Callable[[Any], Any], str]] = {
         "sitecustomize_bt.reuse.entry.thaw",
         lambda original: lambda frozen, copy=True: original(frozen, copy=False),
         "what a caller overwrote",
+    ),
+    "a picture is not quite right": (
+        "others_are_exact",
+        "sitecustomize_bt.forward.front.plain_call",
+        _output_not_quite_right,
+        "CLIPTextModel, float32: ",
+    ),
+    "not quite right under autocast": (
+        "skip_under_autocast",
+        "sitecustomize_bt.forward.front.plain_call",
+        _output_not_quite_right,
+        "autocast to torch.bfloat16: ",
     ),
     "something is left behind": (
         "undo_is_exact",
@@ -196,27 +232,16 @@ FAULTS: dict[str, tuple[str, str, Callable[[Any], Any], str]] = {
 }
 
 
-def gpu_checks_passed() -> Any:
-    import gpu_checks
-
-    return gpu_checks.Passed
-
-
 @runs_here
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import gpu_checks
 
-    import sitecustomize_bt
-
     name, target, stand_in, found = FAULTS[fault]
     check = getattr(gpu_checks, name)
     check("cpu", 9)
     path, _, attribute = target.rpartition(".")
-    owner = pytest.importorskip(path) if path in sys.modules else None
-    if owner is None:
-        module, _, cls = path.rpartition(".")
-        owner = getattr(sys.modules[module], cls)
+    owner = pkgutil.resolve_name(path)
     monkeypatch.setattr(owner, attribute, stand_in(getattr(owner, attribute)))
     try:
         with pytest.raises(gpu_checks.CheckFailedError, match=found):
@@ -224,6 +249,25 @@ def test_a_planted_fault_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -
     finally:
         monkeypatch.undo()
         sitecustomize_bt.uninstall()
+
+
+@runs_here
+def test_a_planted_fault_is_found_on_the_model_that_is_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import gpu_checks
+    import gpu_rows
+
+    asked = options()
+    asked.layers = 4
+    bench = gpu_rows.Bench(asked, time.monotonic() + 60)
+    assert gpu_rows.true_size_is_exact(bench).count(" untouched, ") == len(gpu_rows.TRUE_SIZE)
+    monkeypatch.setattr(
+        "sitecustomize_bt.forward.front.plain_call", _output_not_quite_right(front.plain_call)
+    )
+    with pytest.raises(gpu_checks.CheckFailedError, match="60 real, right, batch 1: errors"):
+        gpu_rows.true_size_is_exact(bench)
+    sitecustomize_bt.uninstall()
 
 
 PLANTED = """
