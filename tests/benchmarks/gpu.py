@@ -13,7 +13,6 @@ Exit status: 0 where all of it is well, 1 where something was wrong, 2 where it 
 from __future__ import annotations
 
 import argparse
-import functools
 import importlib
 import json
 import os
@@ -23,6 +22,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,25 +160,34 @@ def run(options: argparse.Namespace, begin: float) -> int:
     names = ("dtype", "layers", "widths", "minutes")
     results = Results(options.out, {**about, **{name: vars(options)[name] for name in names}})
     bench = gpu_rows.Bench(options, begin + 60 * options.minutes)
-    checks = {
-        one.__name__: functools.partial(one, options.device, options.cases)
-        for one in gpu_checks.CHECKS
-    }
-    checks["true_size_is_exact"] = functools.partial(gpu_rows.true_size_is_exact, bench)
-    for name, check in checks.items():
-        start = time.monotonic()
-        try:
-            seen = check()
-        except Exception as error:
-            results.data["failed"] = f"{name}: {type(error).__name__}: {error}"
-            results.write()
-            print(f"failed: {results.data['failed']}", file=sys.stderr, flush=True)
-            if not isinstance(error, gpu_checks.CheckFailedError):
-                raise
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # others would only wait: the models are tiny
+    for check in gpu_checks.CHECKS:
+        if not holds(results, check, options.device, options.cases):
             return 1
-        seconds = round(time.monotonic() - start, 1)
-        results.add("checks", {"name": name, "seen": seen, "seconds": seconds})
+    torch.set_num_threads(threads)
+    if not holds(results, gpu_rows.true_size_is_exact, bench):
+        return 1
     return measure(bench, results)
+
+
+def holds(results: Results, check: Callable[..., str], *given: Any) -> bool:
+    """Whether ``check`` has found nothing wrong; what is no finding of it is raised."""
+    from gpu_checks import CheckFailedError
+
+    start = time.monotonic()
+    try:
+        seen = check(*given)
+    except Exception as error:
+        results.data["failed"] = f"{check.__name__}: {type(error).__name__}: {error}"
+        results.write()
+        print(f"failed: {results.data['failed']}", file=sys.stderr, flush=True)
+        if not isinstance(error, CheckFailedError):
+            raise
+        return False
+    seconds = round(time.monotonic() - start, 1)
+    results.add("checks", {"name": check.__name__, "seen": seen, "seconds": seconds})
+    return True
 
 
 def measure(bench: Any, results: Results) -> int:
@@ -188,9 +197,10 @@ def measure(bench: Any, results: Results) -> int:
 
     status = 0
     for row in gpu_rows.plan(bench.options):
+        if bench.left() <= 0:
+            results.add("left_out", {"name": row.name, "why": "the minutes are spent"})
+            continue
         try:
-            if bench.left() <= 0:
-                raise gpu_rows.LeftOutError("the minutes are spent")
             with torch.no_grad():
                 figures = row.measure(bench)
         except gpu_rows.LeftOutError as why:
