@@ -14,14 +14,13 @@ import argparse
 import os
 import tempfile
 from collections.abc import Callable
-from typing import Any
 
 os.environ["FRAMEPACK_BETTERTRANSFORMER_OFFLOAD"] = "keep"
 
 import accelerate
 import torch
 import transformers
-from accelerate.utils import PrefixedDataset
+from fetching import bytes_of, count_accelerates, swap
 
 import sitecustomize_bt
 from sitecustomize_bt.cli.bench.inputs import prompt
@@ -29,54 +28,11 @@ from sitecustomize_bt.cli.bench.timing import in_turns, line, surroundings
 from sitecustomize_bt.families.table import row_named
 from sitecustomize_bt.startup.settings import REUSE
 
-fetched = 0
-
-
-def counting(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """``original``, which hands out a weight, with its bytes counted."""
-
-    def fetch(*args: Any, **kwargs: Any) -> torch.Tensor:
-        global fetched  # noqa: PLW0603 - one benchmark, one counter
-        weight = original(*args, **kwargs)
-        fetched += weight.nbytes
-        return weight
-
-    return fetch
-
-
-def swap(model: torch.nn.Module, device: str) -> None:
-    """Give every module a class whose attribute look-up fetches its weights to ``device``."""
-    for module in model.modules():
-        base = type(module)
-        vars(module)["forge_backup_original_class"] = base
-
-        @counting
-        def fetch(held: torch.Tensor) -> torch.Tensor:
-            return torch.nn.Parameter(held.to(device), requires_grad=held.requires_grad)
-
-        def look_up(self: Any, name: str, base: type = base, fetch: Any = fetch) -> Any:
-            held = vars(self)["_parameters"].get(name) if "_parameters" in vars(self) else None
-            if held is not None:
-                return fetch(held)
-            found = base.__getattr__(self, name)
-            return found.to(device) if isinstance(found, torch.Tensor) else found
-
-        module.__class__ = type(f"Swapped{base.__name__}", (base,), {"__getattr__": look_up})
-
-
 OFFLOADS: dict[str, Callable[[torch.nn.Module, str, str], object]] = {
     "accelerate cpu_offload": lambda m, d, _: accelerate.cpu_offload(m, torch.device(d)),
     "accelerate disk_offload": lambda m, d, p: accelerate.disk_offload(m, p, torch.device(d)),
     "swapper": lambda m, d, _: swap(m, d),
 }
-
-
-def bytes_of(forward: Callable[[], object]) -> int:
-    """Bytes of weights that one forward fetches."""
-    global fetched  # noqa: PLW0603
-    fetched = 0
-    forward()
-    return fetched
 
 
 def main() -> None:
@@ -88,7 +44,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
-    PrefixedDataset.__getitem__ = counting(PrefixedDataset.__getitem__)
+    count_accelerates()
     dtype = getattr(torch, options.dtype)
     widths = row_named("LlamaModel").sizes.true
     config = transformers.LlamaConfig(**widths, num_hidden_layers=options.layers)
