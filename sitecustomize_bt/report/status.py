@@ -43,14 +43,13 @@ class ModelStatus:
                 {"kernel": one.kernel, "why_not_flash": one.why_not_flash, "forwards": number}
                 for one, number in measured.kernels.items()
             ],
-            "padding": _counts(done.padding),
-            "reuse": _counts(done.reuse),
+            "padding": counts_as_data(done.padding) if done.padding else None,
+            "reuse": counts_as_data(done.reuse) if done.reuse else None,
         }
 
 
-def _counts(counts: PaddingCounts | ReuseCounts | None) -> dict[str, Any] | None:
-    if counts is None:
-        return None
+def counts_as_data(counts: PaddingCounts | ReuseCounts) -> dict[str, Any]:
+    """Nothing but what JSON knows."""
     passed = {reason.value: number for reason, number in counts.passed_through.items()}
     return {**vars(counts), "passed_through": passed}
 

@@ -75,7 +75,7 @@ sys.exit(status)
     ("missing", "words", "sentence"),
     [
         ("matplotlib", ["--plot", "x.png"], "--plot needs matplotlib (pip install 'sitecus"),
-        ("torch", [], "bench needs torch and transformers (pip install 'sitecustomize-bt[encod"),
+        ("torch", [], "torch and transformers are needed (pip install 'sitecustomize-bt[encod"),
     ],
 )
 def test_what_is_missing_is_told_at_once(
