@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from dataclasses import dataclass
+from typing import Any
 
 from ..startup.settings import ENABLE, PADDING, REUSE, Settings
 from .devices import Devices
@@ -130,15 +131,12 @@ class Decision:
     def without(self, reason: Reason, detail: str, *names: str) -> Decision:
         """The same with all of it off, or the parts that are on among ``names``."""
         off = Outcome(False, reason, detail)
-        kept = {name: one for name, one in self.outcomes.items() if names and name not in names}
-        kept |= {name: one for name, one in self.outcomes.items() if names and not one.on}
-        return dataclasses.replace(
-            self,
-            attention=kept.get("attention", off),
-            backends=kept.get("backends", off),
-            padding=kept.get("padding", off),
-            reuse=kept.get("reuse", off),
-        )
+        changed: dict[str, Any] = {
+            name: off
+            for name, one in self.outcomes.items()
+            if not names or (one.on and name in names)
+        }
+        return dataclasses.replace(self, **changed)
 
 
 # Why padding is computed, where the class and the settings would have it skipped.

@@ -18,36 +18,24 @@ _WIDTHS = {
 }
 _MB = 10**6
 
-# Of each table, the headings, and what of a row stands below.
-_TIMES = {
-    "component": "component",
-    "eager": "ms eager",
-    "default": "ms default",
-    "accelerated": "ms accelerated",
-    "over default": "over_default",
-    "over eager": "over_eager",
-}
-_REUSE = {
-    "component": "component",
-    "default": "ms default",
-    "accelerated": "ms accelerated",
-    "reused": "ms reused",
-    "over default": "over_default",
-    "over accelerated": "over_accelerated",
-}
-_BOUNDS = {
-    "component": "component",
-    "over default": "over_default",
-    "real tokens alone": "bound_over_default",
-    "kernel before": "kernel default",
-    "kernel after": "kernel accelerated",
-}
-_PEAKS = {
-    "component": "component",
-    "eager": "peak_bytes eager",
-    "default": "peak_bytes default",
-    "accelerated": "peak_bytes accelerated",
-    "bound": "peak_bytes bound",
+# What of a row stands in each table. Its last word is the heading, unless there is another one.
+_TIMES = ("component", "ms eager", "ms default", "ms accelerated", "over_default", "over_eager")
+_REUSE = (
+    *("component", "ms default", "ms accelerated", "ms reused"),
+    *("over_default", "over_accelerated"),
+)
+_BOUNDS = (
+    *("component", "over_default", "bound_over_default"),
+    *("kernel default", "kernel accelerated"),
+)
+_PEAKS = (
+    *("component", "peak_bytes eager", "peak_bytes default"),
+    *("peak_bytes accelerated", "peak_bytes bound"),
+)
+_HEADINGS = {
+    "bound_over_default": "real tokens alone",
+    "kernel default": "kernel before",
+    "kernel accelerated": "kernel after",
 }
 
 
@@ -138,11 +126,13 @@ def _by_dtype(data: dict[str, Any]) -> Iterator[tuple[str, Rows]]:
         yield f"{widths(data)}, {dtype}, ms", rows
 
 
-def _table(title: str, columns: dict[str, str], rows: Rows) -> Table:
-    keys = [key.split() for key in columns.values()]
+def _table(title: str, columns: Sequence[str], rows: Rows) -> Table:
+    keys = [column.split() for column in columns]
+    headings = [_HEADINGS.get(column, column.split()[-1].replace("_", " ")) for column in columns]
     numbers = [index for index, key in enumerate(keys) if key[0] not in ("component", "kernel")]
-    cells = [tuple(_cell(row, *key) for key in keys) for row in rows]
-    return Table(title, list(columns), cells, numbers)
+    return Table(
+        title, headings, [tuple(_cell(row, *key) for key in keys) for row in rows], numbers
+    )
 
 
 def _cell(row: dict[str, Any], key: str, variant: str | None = None) -> str:

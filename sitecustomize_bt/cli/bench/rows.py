@@ -7,7 +7,6 @@ import argparse
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ...families.table import Given
@@ -121,23 +120,8 @@ class Benchmark(abc.ABC):
         return {name: functools.partial(encode, name) for name in self.variants}
 
 
-@dataclass
-class About:
-    """What a row of ``EncoderRows`` is of.
-
-    ``tokens``: real ones, or patches. The last two are of prompts only.
-    """
-
-    component: str
-    what: str
-    encoder: str
-    model_class: str
-    dtype: str
-    batch: int = 1
-    tokens: int | None = None
-    layers: int | None = None
-    padded_to: int | None = None
-    padding_side: str | None = None
+# What a row of prompts says beside: its real tokens (or patches), and the rest of its form.
+_UNPADDED = {"batch": 1, "tokens": None, "layers": None, "padded_to": None, "padding_side": None}
 
 
 class EncoderRows(Benchmark):
@@ -156,16 +140,17 @@ class EncoderRows(Benchmark):
 
     def rows(self, source: Source, twins: Twins) -> Iterator[Row]:
         asked, name, padded = self.options, source.component, self.options.padded_to
-        of: dict[str, Any] = {
+        about = {
             "encoder": source.row.adapter,
             "model_class": source.row.name,
             "dtype": twins.dtype,
+            **_UNPADDED,
             "layers": getattr(twins.default.config, source.row.sizes.layers or "num_hidden_layers"),
         }
         if source.row.given is not Given.PROMPT:
             given, tokens, unit = fixed(source, twins)
-            about = About(name, f"{tokens} {unit}", **of, tokens=tokens)
-            yield Row(vars(about), twins.forwards(given), twins)
+            about |= {"component": name, "what": f"{tokens} {unit}", "tokens": tokens}
+            yield Row(about, twins.forwards(given), twins)
             return
         cases = itertools.product(asked.batch, asked.padding_side, asked.prompt_tokens)
         # Without padding there is no side.
@@ -175,30 +160,32 @@ class EncoderRows(Benchmark):
             shown_side = "" if side == "right" else f", {side}"
             shown_batch = "" if batch == 1 else f", batch {batch}"
             padding = f", padded on the {side}" if real < padded else ""
-            about = About(
-                f"{name} {real}/{padded}{shown_side}{shown_batch}",
-                f"{real} of {padded} tokens{padding}, batch {batch}",
-                **of,
-                batch=batch,
-                tokens=real,
-                padded_to=padded,
-                padding_side=side,
-            )
+            of_this = {
+                "component": f"{name} {real}/{padded}{shown_side}{shown_batch}",
+                "what": f"{real} of {padded} tokens{padding}, batch {batch}",
+                "batch": batch,
+                "tokens": real,
+                "padded_to": padded,
+                "padding_side": side,
+            }
             given = prompt(twins.default, real, padded, side, batch)
             bound = twins.forwards(unpadded(given))["default"]
-            yield Row(vars(about), {**twins.forwards(given), "bound": bound}, twins)
+            yield Row({**about, **of_this}, {**twins.forwards(given), "bound": bound}, twins)
 
     def phase_rows(self, built: Built) -> Iterator[Row]:
         padded = self.options.padded_to
         real, negative = (min(tokens, padded) for tokens in PHASE_TOKENS)
-        what = (
-            f"the whole encode phase: a prompt of {real} real tokens, "
-            f"a negative prompt of {negative}, a picture"
-        )
-        classes = "+".join(source.row.name for source, _ in built)
-        about = About("encode phase", what, "all", classes, built[0][1].dtype)
+        about = {
+            "component": "encode phase",
+            "what": f"the whole encode phase: a prompt of {real} real tokens, "
+            f"a negative prompt of {negative}, a picture",
+            "encoder": "all",
+            "model_class": "+".join(source.row.name for source, _ in built),
+            "dtype": built[0][1].dtype,
+            **_UNPADDED,
+        }
         variants = self.phase(built, lambda m, tokens: prompt(m, min(tokens, padded), padded))
-        yield Row(vars(about), variants)
+        yield Row(about, variants)
 
     def figures(self, row: Row) -> dict[str, Any]:
         """The row as JSON, with the kernels, the memory and what was not skipped."""

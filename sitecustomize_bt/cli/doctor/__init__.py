@@ -17,7 +17,7 @@ from ...families import table
 from ...startup import settings
 from .. import screen
 from ..outcome import CommandOutcome, Table
-from . import device, host, installed, libraries, others, startup, switch
+from . import libraries, others, program, startup
 from .check import Check, CheckState, problem
 
 HELP = "Say whether the hook is on here, and if not, why not and what to do."
@@ -49,15 +49,15 @@ def run(options: argparse.Namespace) -> CommandOutcome:
     (``fine``, ``note`` or ``problem``), ``text``, ``fix`` (empty unless a problem) and ``stops``
     (whether nothing is accelerated because of it).
     """
-    program = host.read(options.host)
-    asked = settings.read(os.environ, program.argv)
-    copies = installed.copies()
+    host = program.read(options.host)
+    asked = settings.read(os.environ, host.argv)
+    copies = startup.copies()
     sections: dict[str, Callable[[], Iterable[Check]]] = {
-        "start-up": lambda: startup.checks(program, copies, options.ran_at_startup),
-        "switch": lambda: switch.checks(asked, os.environ.get(settings.ENABLE, "")),
+        "start-up": lambda: startup.checks(host, copies, options.ran_at_startup),
+        "switch": lambda: program.checks(asked, os.environ.get(settings.ENABLE, "")),
         "versions": lambda: libraries.checks(asked.force),
-        "device": lambda: device.checks(asked),
-        "backends": lambda: device.backends(asked),
+        "device": lambda: libraries.device(asked),
+        "backends": lambda: libraries.backends(asked),
         "others": lambda: others.checks(copies),
     }
     found: dict[str, list[Check]] = {}
