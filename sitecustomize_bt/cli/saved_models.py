@@ -81,6 +81,16 @@ def libraries() -> tuple[Any, Any]:
     return torch, transformers
 
 
+def check_device(device: str) -> None:
+    """Raise WrongUseError unless ``device`` is there, and has memory to read from."""
+    torch, _ = libraries()
+    try:
+        torch.ones(1, device=device).cpu()
+    except Exception as error:
+        reason = first_line(error)
+        raise WrongUseError(f"device {device!r} cannot be used here: {reason}") from error
+
+
 def class_of(saved: SavedModel) -> Any:
     """transformers' class."""
     return getattr(libraries()[1], saved.row.name)

@@ -72,7 +72,9 @@ def run(options: argparse.Namespace) -> CommandOutcome:
     # torch's profiler writes when it starts and stops; torch reads this once, at its import.
     os.environ.setdefault("KINETO_LOG_LEVEL", _KINETO_SILENT)
     torch, _ = saved_models.libraries()
-    _use(torch, options.device)
+    saved_models.check_device(options.device)
+    if ":" in options.device:
+        torch.cuda.set_device(options.device)
     with torch.no_grad():
         data = _measured(options)
     if options.reuse:
@@ -134,12 +136,3 @@ def _check(options: argparse.Namespace) -> None:
         raise WrongUseError("--reuse: takes no --plot or --memory")
     if not _DEVICE.fullmatch(options.device):
         raise WrongUseError(f"--device {options.device}: has to be cpu, cuda or cuda:N")
-
-
-def _use(torch: Any, device: str) -> None:
-    if device == "cpu":
-        return
-    index, count = int(device.partition(":")[2] or 0), torch.cuda.device_count()
-    if index >= count:
-        raise WrongUseError(f"--device {device}: not there (CUDA devices that torch sees: {count})")
-    torch.cuda.set_device(index)

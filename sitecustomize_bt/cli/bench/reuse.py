@@ -12,6 +12,7 @@ import torch
 from ... import api
 from ...families.table import Given
 from ..inputs import PADDED, PHASE_TOKENS, TEMPLATE
+from .measure import Variants
 from .models import Source, Twins
 from .rows import Benchmark, Built, Row, fixed, prompt
 
@@ -55,7 +56,7 @@ def _prompt_rows(source: Source, twins: Twins) -> Iterator[Row]:
     given = _prompt(twins.default, real, tail=0)
     twins.models["reused"](**given)
 
-    def others(first: int, *, known: bool = True) -> dict[str, Callable[[], object]]:
+    def others(first: int, *, known: bool = True) -> Variants:
         """Another prompt at each call, ``first`` and what follows."""
 
         def other(model: Any, tails: Iterator[int]) -> object:
@@ -85,5 +86,5 @@ def _prompt(model: Any, real: int, tail: int, *, known: bool = True) -> dict[str
     return found
 
 
-def _row(component: str, what: str, twins: Twins, variants: Any) -> Row:
+def _row(component: str, what: str, twins: Twins, variants: Variants) -> Row:
     return Row({"component": component, "what": what, "dtype": twins.dtype}, variants, twins)

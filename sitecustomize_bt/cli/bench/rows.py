@@ -189,17 +189,14 @@ class EncoderRows(Benchmark):
 
     def figures(self, row: Row) -> dict[str, Any]:
         """The row as JSON, with the kernels, the memory and what was not skipped."""
-        twins, about, runs = row.twins, row.about, row.variants.items()
-        if twins is None:
-            none: dict[str, Any] = {"kernel": None, "peak_bytes": None, "passed_through": []}
-            return {**super().figures(row), **none}
-        before = twins.passed_through()
-        found = super().figures(row)
+        found = {**super().figures(row), "kernel": None, "peak_bytes": None, "passed_through": []}
+        if row.twins is None:
+            return found
+        runs, before = row.variants.items(), row.twins.passed_through()
         found["kernel"] = {name: kernel(run) for name, run in runs}
-        found["peak_bytes"] = None
         if self.options.memory:
             device = self.options.device
             found["peak_bytes"] = {name: peak_bytes(run, device) for name, run in runs}
-        padded = about["padded_to"] is not None and about["tokens"] < about["padded_to"]
-        found["passed_through"] = list(twins.passed_through() - before) if padded else []
+        if found["padded_to"] is not None and found["tokens"] < found["padded_to"]:
+            found["passed_through"] = list(row.twins.passed_through() - before)
         return found

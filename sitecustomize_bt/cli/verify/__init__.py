@@ -9,7 +9,7 @@ from typing import Any
 from ...families import table
 from ...startup import settings as _settings
 from .. import saved_models, screen
-from ..outcome import CommandOutcome, Table, WrongUseError
+from ..outcome import CommandOutcome, Table
 
 HELP = "Compare a saved model, accelerated, with the same model untouched."
 EXAMPLE = "sitecustomize-bt verify path/to/hunyuanvideo"
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> CommandOutcome:
     (null: not finite) and ``passed``.
     """
     found = saved_models.find(Path(options.model_dir), options.class_name)
-    _check_device(options.device)
+    saved_models.check_device(options.device)
     from . import trial
 
     settings = _settings.from_process(unset="on")
@@ -67,15 +67,6 @@ def run(options: argparse.Namespace) -> CommandOutcome:
         blocks += _blocks(model)
     data = {"passed": passed, "device": options.device, "models": models}
     return CommandOutcome(not passed, data, blocks)
-
-
-def _check_device(device: str) -> None:
-    torch, _ = saved_models.libraries()
-    try:
-        torch.ones(1, device=device).cpu()  # there, and with memory to read from
-    except Exception as error:
-        reason = saved_models.first_line(error)
-        raise WrongUseError(f"device {device!r} cannot be used here: {reason}") from error
 
 
 def _blocks(model: dict[str, Any]) -> list[Table | str]:
