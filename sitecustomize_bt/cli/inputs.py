@@ -30,22 +30,22 @@ def prompts(config: Any, spans: list[tuple[int, int]], length: int) -> Tensors:
 def texts(config: Any, batch: int, length: int) -> Tensors:
     """Texts without padding."""
     ids = _ids(config, batch, length)
-    end = getattr(_part(config, "text"), "eos_token_id", None)
-    if isinstance(end, int) and 0 <= end < _part(config, "text").vocab_size:
+    end = getattr(_part(config, "text_config"), "eos_token_id", None)
+    if isinstance(end, int) and 0 <= end < _part(config, "text_config").vocab_size:
         ids[:, -1] = end  # some models pool where they find it
     return {"input_ids": ids}
 
 
 def pictures(config: Any, batch: int) -> Tensors:
     """Pictures of the size that the model takes."""
-    vision = _part(config, "vision")
+    vision = _part(config, "vision_config")
     shape = (batch, vision.num_channels, vision.image_size, vision.image_size)
     return {"pixel_values": torch.randn(shape)}
 
 
 def longest(config: Any) -> int:
     """How many tokens the model takes; one that only knows distances takes any number."""
-    found = getattr(_part(config, "text"), "max_position_embeddings", None)
+    found = getattr(_part(config, "text_config"), "max_position_embeddings", None)
     return PADDED if found is None else int(found)
 
 
@@ -58,9 +58,9 @@ def on(model: Any, given: Tensors) -> Tensors:
 
 
 def _ids(config: Any, batch: int, length: int) -> torch.Tensor:
-    return torch.randint(0, _part(config, "text").vocab_size, (batch, length))
+    return torch.randint(0, _part(config, "text_config").vocab_size, (batch, length))
 
 
 def _part(config: Any, name: str) -> Any:
     # A model of several parts has a config for each.
-    return getattr(config, f"{name}_config", config)
+    return getattr(config, name, config)

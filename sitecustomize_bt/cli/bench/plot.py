@@ -129,6 +129,6 @@ def _speedups(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.set(
         xlabel=f"real tokens of {padded}",
         ylabel="times as fast as transformers' default",
-        title=f"{name} of {layers} layers, by length of the prompt (band: min-max)",
+        title=f"{name}, {layers} layers, by length (band: min-max)",
     )
     axes.legend()

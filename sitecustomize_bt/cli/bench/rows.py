@@ -141,6 +141,8 @@ class EncoderRows(Benchmark):
     def rows(self, source: Source, twins: Twins) -> Iterator[Row]:
         asked, name, padded = self.options, source.component, self.options.padded_to
         about = {
+            "component": name,
+            "what": "",
             "encoder": source.row.adapter,
             "model_class": source.row.name,
             "dtype": twins.dtype,
@@ -149,7 +151,7 @@ class EncoderRows(Benchmark):
         }
         if source.row.given is not Given.PROMPT:
             given, tokens, unit = fixed(source, twins)
-            about |= {"component": name, "what": f"{tokens} {unit}", "tokens": tokens}
+            about |= {"what": f"{tokens} {unit}", "tokens": tokens}
             yield Row(about, twins.forwards(given), twins)
             return
         cases = itertools.product(asked.batch, asked.padding_side, asked.prompt_tokens)

@@ -77,7 +77,7 @@ def _blocks(model: dict[str, Any]) -> list[Table | str]:
         return [f"{head}\nThe hook would leave it as it is, so there is nothing to compare."]
     rows = []
     for one in outputs:
-        errors = (_shown(one[f"{which}_relative"]) for which in ("untouched", "accelerated"))
+        errors = map(_shown, (one["untouched_relative"], one["accelerated_relative"]))
         output = one["output"].replace("_model_output", "")
         rows.append((one["input"], output, *errors, "pass" if one["passed"] else "FAIL"))
     title = f"{name} in {dtype}: errors relative to the reference"
