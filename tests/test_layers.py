@@ -21,8 +21,11 @@ LONGEST = 320
 _ROWS = ("core", "compat", "families", "forward", "padding", "reuse", "model")
 ARROWS = {
     "startup": (),
-    "core": ("startup.settings", "startup.stderr"),
-    **{row: ("startup.settings", *_ROWS[: index + 1]) for index, row in enumerate(_ROWS[1:], 0)},
+    "core": ("startup.faults", "startup.settings", "startup.stderr"),
+    **{
+        row: ("startup.faults", "startup.settings", *_ROWS[: index + 1])
+        for index, row in enumerate(_ROWS[1:], 0)
+    },
     "report": (*_ROWS, "startup"),
     "hooks": ("report", *_ROWS, "startup"),
     "api": ("hooks", "report", *_ROWS, "startup"),

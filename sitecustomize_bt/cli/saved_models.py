@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..compat import transformers as compat
 from ..families import table
 from ..families.table import Encoder
 from .outcome import FailedError, WrongUseError
-
-if TYPE_CHECKING:
-    import torch
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -72,34 +68,45 @@ def find(folder: Path, class_name: str | None = None) -> list[SavedModel]:
     return found
 
 
-def imported(name: str) -> Any:
-    """The library ``name``, without which no model can be loaded."""
+def libraries() -> tuple[Any, Any]:
+    """torch, and a transformers that prints nothing but errors."""
     try:
-        return importlib.import_module(name)
+        import torch  # without it, transformers has names for its classes and no more
+        import transformers
     except ImportError as error:
-        raise FailedError(f"a model cannot be loaded here: {error}") from error
+        text = "torch and transformers are needed (pip install 'sitecustomize-bt[encoders]')"
+        raise FailedError(f"{text}: {error}") from error
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return torch, transformers
+
+
+def check_device(device: str) -> None:
+    """Raise WrongUseError unless ``device`` is there, and has memory to read from."""
+    torch, _ = libraries()
+    try:
+        torch.ones(1, device=device).cpu()
+    except Exception as error:
+        reason = first_line(error)
+        raise WrongUseError(f"device {device!r} cannot be used here: {reason}") from error
 
 
 def class_of(saved: SavedModel) -> Any:
-    """transformers' class, from a transformers that prints nothing but errors."""
-    imported("torch")  # without it, transformers has names for its classes and no more
-    transformers = imported("transformers")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    return getattr(transformers, saved.row.name)
+    """transformers' class."""
+    return getattr(libraries()[1], saved.row.name)
 
 
-def load(saved: SavedModel, attention: str | None, dtype: str, device: str) -> torch.nn.Module:
+def load(saved: SavedModel, attention: str | None, dtype: str, device: str) -> Any:
     """The model in eval mode; ``attention``: the ``attn_implementation`` to ask for, if any."""
     cls = class_of(saved)
-    options = {compat.dtype_keyword(): getattr(imported("torch"), dtype)}
+    options = {compat.dtype_keyword(): getattr(libraries()[0], dtype)}
     if attention is not None:
         options["attn_implementation"] = attention
     try:
         model, loading = cls.from_pretrained(
             str(saved.path), local_files_only=True, output_loading_info=True, **options
         )
-        placed: torch.nn.Module = model.eval().to(device)
+        placed = model.eval().to(device)
     except Exception as error:
         problem = f"cannot be loaded as {saved.row.name}: {first_line(error)}"
         raise FailedError(f"{saved.path} {problem}") from error
@@ -192,7 +199,9 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _floats(files: list[Path]) -> Counter[str]:
     """The bytes of the weights of each dtype, read off the files' headers."""
-    safetensors = imported("safetensors")
+    libraries()  # without which there may be no safetensors
+    import safetensors
+
     sizes: Counter[str] = Counter()
     for file in (file for file in files if file.suffix == ".safetensors"):
         try:

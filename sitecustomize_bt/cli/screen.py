@@ -1,4 +1,4 @@
-"""Tables on stdout and progress on stderr: plain text, to which rich adds where it is installed."""
+"""Tables on stdout, and progress on stderr where that is a terminal; plain text."""
 
 from __future__ import annotations
 
@@ -42,34 +42,22 @@ def _wrapped(text: str, width: int, break_long_words: bool = True) -> list[str]:
 
 def _table(table: Table) -> str:
     cells = [[_shown(cell) for cell in row] for row in (table.columns, *table.rows)]
-    terminal = sys.stdout.isatty()
-    room = shutil.get_terminal_size().columns if terminal else WIDTH
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
     widths = _widths(cells, room)
-    heading, *rows = ("\n".join(_lines(row, widths, table.numbers)) for row in cells)
-    title = _text(table.title, room)
-    try:
-        from rich.console import Console
-        from rich.text import Text
-    except ImportError:
-        return "\n".join((title, heading, *rows))
-    # Not to stdout itself: where nobody reads on (`... | head`), rich would end the program.
-    bold = io.StringIO()
-    console = Console(file=bold, force_terminal=terminal)
-    console.print(Text(title, "bold"), end="", soft_wrap=True)
+    heading, *rows = (_lines(row, widths, table.numbers) for row in cells)
     dash = "\u2500" if (sys.stdout.encoding or "").lower().startswith("utf") else "-"
     rule = dash * (sum(widths) + len(_GAP) * (len(widths) - 1))
-    return "\n".join((bold.getvalue(), heading, rule, *rows))
+    return "\n".join((_text(table.title, room), heading, rule, *rows))
 
 
 def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
     """How wide each column is: as it likes, but for the widest ones where ``room`` is short."""
-    columns = list(zip(*rows, strict=True))
-    widths = [max(len(line) for cell in cells for line in cell.split("\n")) for cells in columns]
-    # No word is broken that is not a path or the like.
-    least = [
-        min(max((len(word) for cell in cells for word in cell.split()), default=0), _WORD)
-        for cells in columns
-    ]
+    widths, least = [], []
+    for cells in zip(*rows, strict=True):
+        widths.append(max(len(line) for cell in cells for line in cell.split("\n")))
+        # No word is broken that is not a path or the like.
+        longest = max((len(word) for cell in cells for word in cell.split()), default=0)
+        least.append(min(longest, _WORD))
     while sum(widths) + len(_GAP) * (len(widths) - 1) > room:
         pairs = list(zip(widths, least, strict=True))
         widest = max((width for width, word in pairs if width > word), default=0)
@@ -80,31 +68,29 @@ def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
     return widths
 
 
-def _lines(row: Sequence[str], widths: Sequence[int], numbers: Sequence[int]) -> Iterator[str]:
+def _lines(row: Sequence[str], widths: Sequence[int], numbers: Sequence[int]) -> str:
     """One row of cells, which may take several lines."""
     wrapped = [_wrapped(cell, width) for cell, width in zip(row, widths, strict=True)]
+    lines = []
     for parts in itertools.zip_longest(*wrapped, fillvalue=""):
         aligned = (
             part.rjust(width) if index in numbers else part.ljust(width)
             for index, (part, width) in enumerate(zip(parts, widths, strict=True))
         )
-        yield _GAP.join(aligned).rstrip()
+        lines.append(_GAP.join(aligned).rstrip())
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
     """``step(name)`` says on stderr, where that is a terminal, which of ``total`` steps begins."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    begun = itertools.count()
+    begun = itertools.count(1)
+
+    def say(text: str) -> None:
+        if sys.stderr.isatty():  # over what was said before
+            print(f"\r{text[: WIDTH - 1]:<{WIDTH - 1}}\r", end="", file=sys.stderr, flush=True)
+
     try:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    except ImportError:
-        yield lambda name: print(f"{what} {next(begun) + 1}/{total}: {name}", file=sys.stderr)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda name: bar.update(task, description=f"{what}: {name}", completed=next(begun))
+        yield lambda name: say(f"{what} {next(begun)}/{total}: {name}")
+    finally:
+        say("")

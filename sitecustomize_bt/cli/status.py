@@ -66,11 +66,9 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(report, dict) or report.get("schema") != report_file.SCHEMA:
         raise FailedError(f"{path} is not a report of this package")
     if report.get("version") not in report_file.READABLE:
+        problem = f"has version {report.get('version')!r} of the report's shape"
         versions = " and ".join(map(str, report_file.READABLE))
-        raise FailedError(
-            f"{path} has version {report.get('version')!r} of the report's shape; "
-            f"this command reads versions {versions}"
-        )
+        raise FailedError(f"{path} {problem}; this command reads versions {versions}")
     try:
         _table(report)
         _summary(_totals([report]))
@@ -111,10 +109,8 @@ def _totals(reports: list[dict[str, Any]]) -> dict[str, int]:
 
 def _summary(totals: dict[str, int]) -> str:
     given, computed = totals["tokens_given"], totals["tokens_computed"]
-    text = (
-        f"{totals['accelerated']} of {totals['models']} models accelerated "
-        f"in {totals['processes']} process{'' if totals['processes'] == 1 else 'es'}"
-    )
+    processes = f"{totals['processes']} process{'' if totals['processes'] == 1 else 'es'}"
+    text = f"{totals['accelerated']} of {totals['models']} models accelerated in {processes}"
     if given:
         text += f"; {given:,} tokens given, {computed:,} computed ({computed / given:.0%})"
     return text + "."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from dataclasses import dataclass
+from typing import Any
 
 from ..startup.settings import ENABLE, PADDING, REUSE, Settings
 from .devices import Devices
@@ -50,27 +51,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done with one model, and why.
+    """What is done with one model, and why."""
 
-    ``label``: as printed, ``text_encoder (LLaMA)``. ``model_class``: its class's name.
-    ``attention``: whether it runs SDPA. ``backends``: whether SDPA's are enabled inside of its
-    forwards. ``padding``: whether columns that are padding for the whole batch are not computed.
-    ``reuse``: whether what was computed once is not computed again.
-
-    ``running``: the attention implementation found on the model itself. ``previous``: the one that
-    was, or without us would have been, in force. ``optimum``: why optimum's BetterTransformer is
-    not used, as a line; empty without optimum.
-    """
-
-    label: str
-    model_class: str
-    attention: Outcome
-    backends: Outcome
-    padding: Outcome
-    reuse: Outcome
-    running: str = ""
-    previous: str = ""
-    optimum: str = ""
+    label: str  # as printed: text_encoder (LLaMA)
+    model_class: str  # its class's name
+    attention: Outcome  # whether it runs SDPA
+    backends: Outcome  # whether SDPA's are enabled inside of its forwards
+    padding: Outcome  # whether columns that are padding for the whole batch are not computed
+    reuse: Outcome  # whether what was computed once is not computed again
+    running: str = ""  # the attention implementation found on the model itself
+    previous: str = ""  # the one that was, or without us would have been, in force
+    optimum: str = ""  # why optimum's BetterTransformer is not used, as a line; empty without
 
     @property
     def outcomes(self) -> dict[str, Outcome]:
@@ -130,15 +121,12 @@ class Decision:
     def without(self, reason: Reason, detail: str, *names: str) -> Decision:
         """The same with all of it off, or the parts that are on among ``names``."""
         off = Outcome(False, reason, detail)
-        kept = {name: one for name, one in self.outcomes.items() if names and name not in names}
-        kept |= {name: one for name, one in self.outcomes.items() if names and not one.on}
-        return dataclasses.replace(
-            self,
-            attention=kept.get("attention", off),
-            backends=kept.get("backends", off),
-            padding=kept.get("padding", off),
-            reuse=kept.get("reuse", off),
-        )
+        changed: dict[str, Any] = {
+            name: off
+            for name, one in self.outcomes.items()
+            if not names or (one.on and name in names)
+        }
+        return dataclasses.replace(self, **changed)
 
 
 # Why padding is computed, where the class and the settings would have it skipped.
@@ -149,40 +137,27 @@ PARTS = ("attention", "backends", "padding", "reuse")
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one model before it is decided on.
-
-    ``has_sdpa``: whether torch has SDPA. ``class_has_sdpa``: whether transformers has it for the
-    class. ``running``: what the model runs. ``default``: what it would have run without us.
-    ``asked_by``: who asked for an attention implementation, None if nobody did; ``asked_for``: for
-    which. ``nobody_asked``: whether that is certain. ``unknown_version``: the first library outside
-    its known range, as a sentence. ``offload``: who offloads it, ``quantized``: by what, in words,
-    None if nobody. ``transformed``: whether optimum has transformed it.
-
-    ``skips_padding``: whether padding may be skipped for the class; ``padding_stays``: why not for
-    the class or this model, in words; ``unknown_forward``: why its forward is not one that the skip
-    is made for; both empty if nothing speaks against it. ``reuses``: whether encode reuse is for
-    the class.
-    """
+    """What is known of one model before it is decided on; None and empty stand for nobody."""
 
     label: str
     model_class: str
-    has_sdpa: bool
+    has_sdpa: bool  # whether torch has SDPA
     devices: Devices
-    running: str
-    default: str
-    class_has_sdpa: bool = True
-    asked_by: str | None = None
-    asked_for: object = None
-    nobody_asked: bool = True
-    unknown_version: str | None = None
-    offload: str | None = None
-    quantized: str | None = None
-    optimum: str = ""
-    transformed: bool = False
-    skips_padding: bool = False
-    padding_stays: str = ""
-    unknown_forward: str = ""
-    reuses: bool = True
+    running: str  # what the model runs
+    default: str  # what it would have run without us
+    class_has_sdpa: bool = True  # whether transformers has it for the class
+    asked_by: str | None = None  # who asked for an attention implementation
+    asked_for: object = None  # for which
+    nobody_asked: bool = True  # whether that is certain
+    unknown_version: str | None = None  # the first library outside its known range, as a sentence
+    offload: str | None = None  # who offloads it, in words
+    quantized: str | None = None  # by what
+    optimum: str = ""  # why optimum's BetterTransformer is not used, as a line
+    transformed: bool = False  # whether optimum has transformed it
+    skips_padding: bool = False  # whether padding may be skipped for the class
+    padding_stays: str = ""  # why not for the class or this model, in words
+    unknown_forward: str = ""  # why its forward is not one that the skip is made for
+    reuses: bool = True  # whether encode reuse is for the class
 
 
 def nothing(label: str, model_class: str, reason: Reason, detail: str) -> Decision:
@@ -244,18 +219,16 @@ def _refusal(settings: Settings, facts: Facts) -> tuple[Reason, str] | None:
 def _attention(facts: Facts) -> Outcome:
     if facts.running == _SDPA:
         changed = facts.default if facts.nobody_asked else _SDPA
-        details = [
-            facts.quantized,
-            "already sdpa" if changed == _SDPA else f"changed from {changed}",
-            None if facts.offload is None else f"kept though {facts.offload}",
-        ]
-        return Outcome(True, Reason.RUNS_SDPA, ", ".join(filter(None, details)))
+        was = "already sdpa" if changed == _SDPA else f"changed from {changed}"
+        kept = f"kept though {facts.offload}" if facts.offload else None
+        detail = ", ".join(filter(None, (facts.quantized, was, kept)))
+        return Outcome(True, Reason.RUNS_SDPA, detail)
     if facts.asked_by is not None:
         detail = f"the {facts.asked_by} asks for {facts.asked_for}"
         return Outcome(False, Reason.ASKED_OTHERWISE, detail)
     if facts.running == "eager" and not facts.class_has_sdpa:
-        details = [facts.quantized, "eager; no SDPA in this release"]
-        return Outcome(False, Reason.NO_SDPA_FOR_CLASS, ", ".join(filter(None, details)))
+        detail = ", ".join(filter(None, (facts.quantized, "eager; no SDPA in this release")))
+        return Outcome(False, Reason.NO_SDPA_FOR_CLASS, detail)
     detail = f"it runs {facts.running} attention as loaded"
     return Outcome(False, Reason.OTHER_ATTENTION, detail)
 

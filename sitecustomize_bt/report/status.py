@@ -22,7 +22,9 @@ class ModelStatus:
     def as_data(self) -> dict[str, Any]:
         """Nothing but what JSON knows."""
         decision, done = self.decision, self.activity or Activity()
-        measured = done.measured
+        measured, kernels = done.measured, None
+        if measured is not None:
+            kernels = [{**vars(one), "forwards": n} for one, n in measured.kernels.items()]
         return {
             "label": decision.label,
             "model_class": decision.model_class,
@@ -30,42 +32,33 @@ class ModelStatus:
             "reason": decision.reason.value,
             "line": decision.line,
             "outcomes": {
-                name: {"on": one.on, "reason": one.reason.value, "detail": one.detail}
+                name: {**vars(one), "reason": one.reason.value}
                 for name, one in decision.outcomes.items()
             },
             "running": decision.running,
             "optimum": decision.optimum,
             "forwards": measured.forwards if measured else None,
             "seconds": measured.seconds if measured else None,
-            "kernels": None
-            if measured is None
-            else [
-                {"kernel": one.kernel, "why_not_flash": one.why_not_flash, "forwards": number}
-                for one, number in measured.kernels.items()
-            ],
-            "padding": _counts(done.padding),
-            "reuse": _counts(done.reuse),
+            "kernels": kernels,
+            "padding": counts_as_data(done.padding) if done.padding else None,
+            "reuse": counts_as_data(done.reuse) if done.reuse else None,
         }
 
 
-def _counts(counts: PaddingCounts | ReuseCounts | None) -> dict[str, Any] | None:
-    if counts is None:
-        return None
+def counts_as_data(counts: PaddingCounts | ReuseCounts) -> dict[str, Any]:
+    """Nothing but what JSON knows."""
     passed = {reason.value: number for reason, number in counts.passed_through.items()}
     return {**vars(counts), "passed_through": passed}
 
 
 def what_was_done(model: dict[str, Any]) -> Iterator[str]:
     """The numbers of one model (as in ``ModelStatus.as_data``) in words, a line each."""
-    padding = model["padding"]
-    forwards = model["forwards"]
+    padding, forwards, seconds = model["padding"], model["forwards"], model["seconds"]
     if forwards is None and padding is not None:
         forwards = padding["forwards"]
     if forwards is not None:
-        seconds = model["seconds"]
-        yield f"{_number(forwards, 'forward')}" + (
-            "" if seconds is None else f", {seconds:.3f} s of host time"
-        )
+        time = "" if seconds is None else f", {seconds:.3f} s of host time"
+        yield f"{_number(forwards, 'forward')}{time}"
     if padding is not None and padding["forwards"]:
         given, computed = padding["tokens_given"], padding["tokens_computed"]
         yield f"{_number(given, 'token')} given, {computed:,} computed"

@@ -51,60 +51,25 @@ _DIGITS = 15
 
 
 class Settings:
-    """What the environment and the command line ask for.
+    """What the environment and the command line ask for; these are the defaults."""
 
-    ``mode``: ``"off"``, ``"on"`` or ``"auto"``.
-    ``mode_given``: whether the variable says anything that is understood.
-    ``disabled_by_flag``, ``fast_start``, ``memory_v2``: the host's flags (and variable).
-    ``spawned``: a child of multiprocessing, which gets its parent's command line only later.
-    ``padding``: whether padding is skipped.
-    ``force``: try library versions that are not known to work as well.
-    ``is_demo``: the running script is one of FramePack's ``demo_gradio*.py``.
-    ``offload``: one of OFFLOAD_POLICIES.
-    ``rank``: which worker of a distributed run this is; 0 where nobody says so.
-    ``reuse``: bytes of host memory for encode reuse; 0 where it is off.
-    ``report``: the file or folder that a report is written to at exit; empty for none.
-    ``log``: one of LOG_LEVELS; by default workers of a rank above 0 say no more than warnings.
-    ``backends``: names from BACKEND_NAMES, or None for the default.
-    ``warnings``: one sentence for each value that was not understood.
-    """
-
-    __slots__ = (
-        "backends",
-        "disabled_by_flag",
-        "fast_start",
-        "force",
-        "is_demo",
-        "log",
-        "memory_v2",
-        "mode",
-        "mode_given",
-        "offload",
-        "padding",
-        "rank",
-        "report",
-        "reuse",
-        "spawned",
-        "warnings",
-    )
-
-    def __init__(self) -> None:
-        self.mode: Mode = "off"
-        self.mode_given = False
-        self.disabled_by_flag = False
-        self.fast_start = False
-        self.padding = True
-        self.force = False
-        self.memory_v2 = False
-        self.is_demo = False
-        self.spawned = False
-        self.rank = 0
-        self.report = ""
-        self.reuse = 0
-        self.log = "info"
-        self.offload = "skip"
-        self.backends: tuple[str, ...] | None = None
-        self.warnings: tuple[str, ...] = ()
+    mode: Mode = "off"
+    mode_given: bool = False  # whether the variable says anything that is understood
+    # The host's flags (and variable).
+    disabled_by_flag: bool = False
+    fast_start: bool = False
+    memory_v2: bool = False
+    is_demo: bool = False  # the running script is one of FramePack's demo_gradio*.py
+    spawned: bool = False  # a child of multiprocessing, which gets its command line only later
+    rank: int = 0  # which worker of a distributed run this is; 0 where nobody says so
+    padding: bool = True  # whether padding is skipped
+    reuse: int = 0  # bytes of host memory for encode reuse; 0 where it is off
+    offload: str = "skip"  # one of OFFLOAD_POLICIES
+    backends: tuple[str, ...] | None = None  # names from BACKEND_NAMES, or None for the default
+    force: bool = False  # try library versions that are not known to work as well
+    report: str = ""  # the file or folder that a report is written to at exit; empty for none
+    log: str = "info"  # one of LOG_LEVELS; workers of a rank above 0 warn and say no more
+    warnings: tuple[str, ...] = ()  # one sentence for each value that was not understood
 
     @property
     def enabled(self) -> bool:
@@ -122,9 +87,8 @@ class Settings:
         return self.enabled or bool(self.warnings) or self.tells_demo_users
 
     def __repr__(self) -> str:
-        return (
-            f"Settings({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
-        )
+        fields = (f"{name}={getattr(self, name)!r}" for name in type(self).__annotations__)
+        return f"Settings({', '.join(fields)})"
 
 
 def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -> Settings:

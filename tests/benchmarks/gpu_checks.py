@@ -18,11 +18,11 @@ from typing import Any
 import fetching
 import tiny
 import torch
+from sitecustomize_bt.cli.verify.inputs import PADDED, Case
 
 import sitecustomize_bt
 from sitecustomize_bt.cli.bench import probe
 from sitecustomize_bt.cli.verify.compare import Rule, Run, compare, floats
-from sitecustomize_bt.cli.verify.inputs import PADDED, Case
 from sitecustomize_bt.compat.torch import CALL_PLACE
 from sitecustomize_bt.compat.transformers import CACHES, cache_pairs
 from sitecustomize_bt.core.counts import PaddingCounts, Passed

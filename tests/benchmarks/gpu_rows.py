@@ -17,13 +17,13 @@ import own_cost
 import torch
 import transformers
 from gpu_checks import CheckFailedError, require, variables
+from sitecustomize_bt.cli.bench.sources import Source
+from sitecustomize_bt.cli.bench.timing import Variants, in_turns, synchronize
+from sitecustomize_bt.cli.bench.twins import Twins
 
 import sitecustomize_bt
 from sitecustomize_bt.cli.bench import inputs, probe
 from sitecustomize_bt.cli.bench.reuse import ReuseRows
-from sitecustomize_bt.cli.bench.sources import Source
-from sitecustomize_bt.cli.bench.timing import Variants, in_turns, synchronize
-from sitecustomize_bt.cli.bench.twins import Twins
 from sitecustomize_bt.families.table import row_named
 from sitecustomize_bt.model import apply
 from sitecustomize_bt.startup.settings import OFFLOAD, REUSE

@@ -5,7 +5,7 @@
 
 LLaMA-3-8B's widths, 351 padded tokens, under accelerate's cpu_offload and disk_offload and under a
 swapper in the manner of FramePack's; last, the same prompt again with encode reuse. Each row is
-paired in one run (see cli/bench/timing.py).
+paired in one run (see cli/bench/measure.py).
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import transformers
 from fetching import bytes_of, count_accelerates, swap
 
 import sitecustomize_bt
-from sitecustomize_bt.cli.bench.inputs import prompt
-from sitecustomize_bt.cli.bench.timing import in_turns, line, surroundings
+from sitecustomize_bt.cli import inputs
+from sitecustomize_bt.cli.bench import report
+from sitecustomize_bt.cli.bench.measure import in_turns
 from sitecustomize_bt.families.table import row_named
 from sitecustomize_bt.startup.settings import REUSE
 
@@ -48,7 +49,7 @@ def main() -> None:
     dtype = getattr(torch, options.dtype)
     widths = row_named("LlamaModel").sizes.true
     config = transformers.LlamaConfig(**widths, num_hidden_layers=options.layers)
-    print(line(surroundings(options.device)))
+    print(report.where(report.surroundings(options.device)))
     heads = f"{'untouched MB':>14}{'kept MB':>10}{'untouched ms':>14}{'kept ms':>10}"
     print(f"{'fetched and timed per forward':<42}{heads}  speed-up")
     for name, offload in OFFLOADS.items():
@@ -65,18 +66,23 @@ def main() -> None:
                 decision = sitecustomize_bt.apply(kept)
                 if not decision.applied:
                     raise SystemExit(decision.line)
-                inputs = prompt(1, real, "right", options.device, vocabulary=config.vocab_size)
-                kept(**inputs)
+                prompt = inputs.prompts(config, [(0, real)], inputs.PADDED)
+                given = {name: tensor.to(options.device) for name, tensor in prompt.items()}
+                given["output_hidden_states"] = True
+                kept(**given)
                 variants = {
-                    "untouched": lambda: untouched(**inputs),  # noqa: B023 - called at once
-                    "kept": lambda: kept(**inputs),  # noqa: B023
+                    "untouched": lambda: untouched(**given),  # noqa: B023 - called at once
+                    "kept": lambda: kept(**given),  # noqa: B023
                 }
                 megabytes = {key: bytes_of(run) / 1e6 for key, run in variants.items()}
                 timings = in_turns(variants, options.turns)
                 cells = f"{megabytes['untouched']:>14.1f}{megabytes['kept']:>10.1f}"
-                cells += "{:>14.1f}{:>10.1f}".format(*(1e3 * timings.median(v) for v in variants))
+                cells += "{:>14.1f}{:>10.1f}".format(*timings.ms().values())
                 speedup = timings.speedup("untouched", "kept")
-                print(f"{f'{name}, {real} of 351 real{what}':<42}{cells}  {speedup}", flush=True)
+                print(
+                    f"{f'{name}, {real} of 351 real{what}':<42}{cells}  {report.ratio(speedup)}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

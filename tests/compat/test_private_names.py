@@ -15,7 +15,7 @@ LIBRARIES = ("transformers", "accelerate", "diffusers", "torch", "peft")
 
 # Public names of Python's and wrapt's that begin with an underscore.
 PYTHONS = {"_at_fork_reinit", "_initializing", "_fields_", "_self_wrapper", "_self_parent"}
-PYTHONS |= {"_post_import_hooks_lock", "_asdict", "_model_output"}
+PYTHONS |= {"_post_import_hooks_lock", "_model_output"}
 
 PRIVATE = re.compile(r"_[a-zA-Z]\w*")
 

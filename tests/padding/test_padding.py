@@ -23,7 +23,7 @@ from pads import (
 )
 from stages import padding_counts
 
-from sitecustomize_bt.cli.bench import probe
+from sitecustomize_bt.cli.bench import measure
 from sitecustomize_bt.padding import outputs as padding_outputs
 
 __all__ = ["nothing_left_behind"]  # a fixture
@@ -191,7 +191,7 @@ def test_peak_memory_is_no_higher(kept: str, use_cache: bool | None) -> None:
                 model(**call, output_hidden_states=True)
 
         forward()  # what is made once
-        return probe.peak_bytes(forward, "cpu")
+        return measure.peak_bytes(forward, "cpu")
 
     assert peak(pair.hooked) <= peak(pair.plain)
     assert padding_counts(pair.hooked).trimmed == 2

@@ -49,7 +49,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 
 def forms(found: Settings) -> dict[str, object]:
     """Everything that was read."""
-    return {name: getattr(found, name) for name in found.__slots__}
+    return {name: getattr(found, name) for name in Settings.__annotations__}
 
 
 # The main variable.
@@ -309,7 +309,7 @@ def test_from_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_repr_shows_everything() -> None:
     text = repr(read({ENABLE: "ture", LOG: "debug"}, HOST))
-    for name in Settings.__slots__:
+    for name in Settings.__annotations__:
         assert f"{name}=" in text
 
 

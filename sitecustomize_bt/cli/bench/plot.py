@@ -6,13 +6,11 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from ...families import table
 from ..outcome import FailedError, WrongUseError
-from . import report, timing
+from . import report
 
 # The kinds of file; two pictures of the same data do not differ in their date.
 METADATA = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-INCHES, DPI = (12.0, 5.0), 100
 
 # Okabe and Ito's colours, which stay apart for every kind of colour vision.
 VARIANTS = {
@@ -22,13 +20,16 @@ VARIANTS = {
 }
 _SPEEDUP = "#A34700"  # the accelerated one's, dark enough for small letters
 
-# Text stays text in an SVG, and its ids do not differ between two of the same data.
 _RC = {
+    # Text stays text in an SVG, and its ids do not differ between two of the same data.
     "svg.fonttype": "none",
     "svg.hashsalt": "sitecustomize_bt",
-    "font.size": 10,
+    "font.size": 9,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "legend.frameon": False,
 }
 
 
@@ -63,16 +64,16 @@ def draw(data: dict[str, Any], path: Path) -> None:
     rows = [row for row in data["rows"] if first[row["component"]] is row]
     prompts = _series([row for row in rows if row["padded_to"] is not None])
     bars = [row for row in rows if row["padded_to"] is None or row in prompts]
+    dtypes = " and ".join(dict.fromkeys(row["dtype"] for row in rows))
+    about = f"{report.widths(data)}, {dtypes}. {' '.join(report.notes(data).splitlines())}"
     with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=INCHES, dpi=DPI)
+        figure = Figure(figsize=(12, 5), dpi=100, layout="constrained")
         ratios = {"width_ratios": (3, 2) if prompts else (1,)}
         axes = figure.subplots(1, 2 if prompts else 1, squeeze=False, gridspec_kw=ratios)[0]
         _times(axes[0], bars)
         if prompts:
             _speedups(axes[1], prompts)
-        caption = textwrap.fill(_caption(data, rows, prompts), 200)
-        figure.text(0.01, 0.015, caption, fontsize=8, color="#444444", va="bottom")
-        figure.tight_layout(rect=(0, 0.07, 1, 1), w_pad=2)
+        figure.supxlabel(textwrap.fill(about, 200), x=0.01, ha="left", size=8, color="#444444")
         try:
             figure.savefig(path, metadata=METADATA[path.suffix.lower()])
         except OSError as error:
@@ -81,18 +82,15 @@ def draw(data: dict[str, Any], path: Path) -> None:
 
 def _series(prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows that differ from the first in their tokens alone, fewest first."""
+    alike = ("batch", "model_class", "dtype")
     by_tokens = {
         row["tokens"]: row
         for row in reversed(prompts)
-        if all(row[key] == prompts[0][key] for key in ("batch", "model_class", "dtype"))
+        if all(row[key] == prompts[0][key] for key in alike)
         # Without padding there is no side.
-        and (row["padding_side"] == prompts[0]["padding_side"] or not _is_padded(row))
+        and (row["padding_side"] == prompts[0]["padding_side"] or row["tokens"] == row["padded_to"])
     }
     return [by_tokens[tokens] for tokens in sorted(by_tokens)]
-
-
-def _is_padded(row: dict[str, Any]) -> bool:
-    return bool(row["tokens"] < row["padded_to"])
 
 
 def _times(axes: Any, rows: list[dict[str, Any]]) -> None:
@@ -102,59 +100,35 @@ def _times(axes: Any, rows: list[dict[str, Any]]) -> None:
         times = [row["ms"][variant] for row in rows]
         bars = axes.bar(places, times, width, color=colour, label=label)
         # A short forward beside a long one is a bar of no height.
-        axes.bar_label(bars, [timing.number(time) for time in times], padding=1, fontsize=7)
+        axes.bar_label(bars, map(report.number, times), padding=1, fontsize=7)
     for place, row in enumerate(rows):
-        ratio = row["over_default"]
-        axes.annotate(
-            f"{ratio['median']:.2f}x\n({ratio['min']:.1f}-{ratio['max']:.1f})",
-            (place, max(row["ms"][variant] for variant in VARIANTS)),
-            xytext=(0, 12),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color=_SPEEDUP,
-        )
+        text = "{median:.2f}x\n({min:.1f}-{max:.1f})".format(**row["over_default"])
+        top = (place, max(row["ms"][variant] for variant in VARIANTS))
+        above = {"xytext": (0, 12), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(text, top, **above, fontsize=8, color=_SPEEDUP)
     labels = [textwrap.fill(row["component"], 9, break_long_words=False) for row in rows]
-    axes.set_xticks(range(len(rows)), labels, fontsize=9)
-    axes.tick_params(axis="x", length=0)
+    axes.set_xticks(range(len(rows)), labels)
     axes.margins(y=0.2)
-    axes.set_ylabel("ms")
     title = "One forward; how many times as fast as the default (min-max)"
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.legend(frameon=False, fontsize=9)
+    axes.set(ylabel="ms", title=title)
+    axes.legend()
 
 
 def _speedups(axes: Any, rows: list[dict[str, Any]]) -> None:
     tokens = [row["tokens"] for row in rows]
     bound = [row["bound_over_default"]["median"] for row in rows]
     low, middle, high = ([row["over_default"][k] for row in rows] for k in ("min", "median", "max"))
-    colour = VARIANTS["accelerated"][1]
+    label, colour = VARIANTS["accelerated"]
     axes.plot(tokens, bound, "k--", marker="o", ms=4, label="only its real tokens (bound)")
-    axes.plot(tokens, middle, color=colour, marker="o", ms=4, label="accelerated")
+    axes.plot(tokens, middle, color=colour, marker="o", ms=4, label=label)
     axes.fill_between(tokens, low, high, color=colour, alpha=0.2, lw=0)
     axes.axhline(1, color="#BBBBBB", lw=1, zorder=0)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel(f"real tokens of {rows[0]['padded_to']}")
     axes.set_xticks(tokens)
-    axes.set_ylabel("times as fast as transformers' default")
-    title = f"{_family(rows[0])}, by length of the prompt (band: min-max)"
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.legend(frameon=False, fontsize=9)
-
-
-def _family(row: dict[str, Any]) -> str:
-    return table.families()[row["encoder"]].family
-
-
-def _caption(data: dict[str, Any], rows: list[dict[str, Any]], prompts: list[Any]) -> str:
-    names = {"reduced": "reduced widths", "real": "true widths"}
-    widths = names.get(data["widths"], f"models of {data['models']}")
-    dtypes = dict.fromkeys(row["dtype"] for row in rows)
-    about = [widths, " and ".join(dtypes)]
-    for first in prompts[:1]:
-        about.insert(1, f"{first['layers']} layers of {_family(first)}")
-        about.append(f"batch {first['batch']}")
-    about += [f"padded on the {row['padding_side']}" for row in prompts if _is_padded(row)][:1]
-    turns = f"medians of {report.turns(data['runs'])}, all paired"
-    phases = [f"{row['component']}: {row['what']}" for row in rows if row["encoder"] == "all"]
-    return ". ".join([timing.line(data), f"{', '.join(about)}; {turns}", *phases]) + "."
+    name, padded, layers = (rows[0][key] for key in ("model_class", "padded_to", "layers"))
+    axes.set(
+        xlabel=f"real tokens of {padded}",
+        ylabel="times as fast as transformers' default",
+        title=f"{name}, {layers} layers, by length (band: min-max)",
+    )
+    axes.legend()

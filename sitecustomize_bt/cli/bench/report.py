@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ... import __version__
 from ..outcome import Table
-from . import timing
-from .timing import Ratio, number
 
 Rows = Sequence[dict[str, Any]]
 
@@ -17,36 +18,24 @@ _WIDTHS = {
 }
 _MB = 10**6
 
-# Of each table, the headings, and what of a row stands below.
-_TIMES = {
-    "component": "component",
-    "eager": "ms eager",
-    "default": "ms default",
-    "accelerated": "ms accelerated",
-    "over default": "over_default",
-    "over eager": "over_eager",
-}
-_REUSE = {
-    "component": "component",
-    "default": "ms default",
-    "accelerated": "ms accelerated",
-    "reused": "ms reused",
-    "over default": "over_default",
-    "over accelerated": "over_accelerated",
-}
-_BOUNDS = {
-    "component": "component",
-    "over default": "over_default",
-    "real tokens alone": "bound_over_default",
-    "kernel before": "kernel default",
-    "kernel after": "kernel accelerated",
-}
-_PEAKS = {
-    "component": "component",
-    "eager": "peak_bytes eager",
-    "default": "peak_bytes default",
-    "accelerated": "peak_bytes accelerated",
-    "bound": "peak_bytes bound",
+# What of a row stands in each table. Its last word is the heading, unless there is another one.
+_TIMES = ("component", "ms eager", "ms default", "ms accelerated", "over_default", "over_eager")
+_REUSE = (
+    *("component", "ms default", "ms accelerated", "ms reused"),
+    *("over_default", "over_accelerated"),
+)
+_BOUNDS = (
+    *("component", "over_default", "bound_over_default"),
+    *("kernel default", "kernel accelerated"),
+)
+_PEAKS = (
+    *("component", "peak_bytes eager", "peak_bytes default"),
+    *("peak_bytes accelerated", "peak_bytes bound"),
+)
+_HEADINGS = {
+    "bound_over_default": "real tokens alone",
+    "kernel default": "kernel before",
+    "kernel accelerated": "kernel after",
 }
 
 
@@ -60,39 +49,89 @@ def of_encoders(data: dict[str, Any]) -> list[Table | str]:
         memory = "Peak memory of one forward beyond its weights and inputs, MB"
         tables = ((title, _TIMES, rows), (bound, _BOUNDS, prompts), (memory, _PEAKS, peaks))
         found += [_table(*table) for table in tables if table[-1]]
-    computed = [
-        f"{row['component']}, {row['dtype']}: padding was computed all the same ({reason})."
-        for row in data["rows"]
-        for reason in row["passed_through"]
-    ]
-    phases = [row for row in data["rows"] if row["encoder"] == "all"]
-    note = "; a speed-up is the median of the turns' own (min-max)."
-    drawn = [f"Drawn: {data['plot']}"] if data["plot"] else []
-    return [*found, _notes(data, note, [*_explained(phases), *computed], drawn)]
+    return [*found, notes(data)]
 
 
 def of_reuse(data: dict[str, Any]) -> list[Table | str]:
     """The table of ``--reuse`` for each dtype, and what is to be known beside them."""
     tables = [_table(f"Encode reuse: {title}", _REUSE, rows) for title, rows in _by_dtype(data)]
-    return [*tables, _notes(data, ".", _explained(data["rows"]))]
+    return [*tables, notes(data)]
 
 
-def turns(runs: int) -> str:
-    """``5 turns``."""
-    return f"{runs} turn" if runs == 1 else f"{runs} turns"
+def notes(data: dict[str, Any]) -> str:
+    """What is to be known beside the figures, a line each."""
+    runs = data["runs"]
+    speedup = "a speed-up is the median of the turns' own (min-max)"
+    turns = f"{runs} turn{'' if runs == 1 else 's'}, each of which runs all variants"
+    lines = [f"Medians of {turns}; {speedup}."]
+    for row in data["rows"]:
+        if row.get("encoder", "all") == "all":  # a component that is not a model's name
+            lines.append(f"{row['component']}: {row['what']}.")
+        lines += [
+            f"{row['component']}, {row['dtype']}: padding was computed all the same ({reason})."
+            for reason in row.get("passed_through", ())
+        ]
+    lines += [f"Left out: {sentence}." for sentence in data["left_out"]]
+    lines.append(where(data))
+    if data.get("plot"):
+        lines.append(f"Drawn: {data['plot']}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def surroundings(device: str) -> dict[str, Any]:
+    """What a figure of today on ``device`` belongs to."""
+    import torch
+    import transformers
+
+    cuda = device.startswith("cuda")
+    return {
+        "when": time.strftime("%Y-%m-%d"),
+        "device": device,
+        "device_name": torch.cuda.get_device_name(device) if cuda else f"{platform.machine()} CPU",
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "sitecustomize_bt": __version__,
+    }
+
+
+def where(data: Mapping[str, Any]) -> str:
+    """The ``surroundings`` in ``data``, as text."""
+    threads = "" if data["device"].startswith("cuda") else f", {data['threads']} threads"
+    return (
+        f"{data['when']}, {data['device_name']}{threads}, torch {data['torch']}, "
+        f"transformers {data['transformers']}, sitecustomize_bt {data['sitecustomize_bt']}"
+    )
+
+
+def number(value: float) -> str:
+    """Three digits of it, or all that stand before the point."""
+    digits = sum(value < limit for limit in (10, 100))
+    return f"{value:.{digits}f}"
+
+
+def ratio(value: Mapping[str, float]) -> str:
+    """``1.95x (1.90-2.01)``."""
+    return f"{number(value['median'])}x ({number(value['min'])}-{number(value['max'])})"
+
+
+def widths(data: dict[str, Any]) -> str:
+    """Of what size the models are."""
+    return _WIDTHS.get(data["widths"], f"Models of {data['models']}")
 
 
 def _by_dtype(data: dict[str, Any]) -> Iterator[tuple[str, Rows]]:
-    widths = _WIDTHS.get(data["widths"], f"Models of {data['models']}")
     for dtype in dict.fromkeys(row["dtype"] for row in data["rows"]):
-        yield f"{widths}, {dtype}, ms", [row for row in data["rows"] if row["dtype"] == dtype]
+        rows = [row for row in data["rows"] if row["dtype"] == dtype]
+        yield f"{widths(data)}, {dtype}, ms", rows
 
 
-def _table(title: str, columns: dict[str, str], rows: Rows) -> Table:
-    keys = [key.split() for key in columns.values()]
+def _table(title: str, columns: Sequence[str], rows: Rows) -> Table:
+    keys = [column.split() for column in columns]
+    headings = [_HEADINGS.get(column, column.split()[-1].replace("_", " ")) for column in columns]
     numbers = [index for index, key in enumerate(keys) if key[0] not in ("component", "kernel")]
     return Table(
-        title, list(columns), [tuple(_cell(row, *k) for k in keys) for row in rows], numbers
+        title, headings, [tuple(_cell(row, *key) for key in keys) for row in rows], numbers
     )
 
 
@@ -104,21 +143,4 @@ def _cell(row: dict[str, Any], key: str, variant: str | None = None) -> str:
         return number(value)
     if key == "peak_bytes":
         return f"{value / _MB:.1f}"
-    return str(Ratio(**value)) if isinstance(value, dict) else str(value)
-
-
-def _notes(
-    data: dict[str, Any], more: str, about: Iterable[str], at_last: Iterable[str] = ()
-) -> str:
-    lines = (
-        f"Medians of {turns(data['runs'])}, each of which runs all variants{more}",
-        *about,
-        *(f"Left out: {sentence}." for sentence in data["left_out"]),
-        timing.line(data),
-        *at_last,
-    )
-    return "\n".join(lines)
-
-
-def _explained(rows: Rows) -> list[str]:
-    return list(dict.fromkeys(f"{row['component']}: {row['what']}." for row in rows))
+    return ratio(value) if isinstance(value, dict) else str(value)

@@ -11,14 +11,10 @@ import torch
 
 from ... import api
 from ...families.table import Given
-from . import inputs
-from .inputs import PADDED, PHASE_TOKENS
-from .rows import Benchmark, Built, Row
-from .sources import Source
-from .timing import Variants
-from .twins import Twins
-
-TEMPLATE = 95  # tokens that every prompt of FramePack's begins with
+from ..inputs import PADDED, PHASE_TOKENS, TEMPLATE
+from .measure import Variants
+from .models import Source, Twins
+from .rows import Benchmark, Built, Row, fixed, prompt
 
 
 class ReuseRows(Benchmark):
@@ -29,19 +25,19 @@ class ReuseRows(Benchmark):
         ("over_default", "default", "reused"),
         ("over_accelerated", "accelerated", "reused"),
     )
-    phases = 2
-    _tails = itertools.count()
-
-    def count(self, source: Source) -> int:
-        return 2 + _begins_alike(source) if source.row.given is Given.PROMPT else 1
 
     def rows(self, source: Source, twins: Twins) -> Iterator[Row]:
-        prompts = source.row.given is Given.PROMPT
-        for name, what, variants in (self._prompts if prompts else self._again)(source, twins):
-            yield _row(f"{source.component}, {name}", what, twins, variants)
+        if source.row.given is Given.PROMPT:
+            yield from _prompt_rows(source, twins)
+            return
+        given, _, _ = fixed(source, twins)
+        twins.models["reused"](**given)
+        what = "the same picture" if source.row.given is Given.PICTURE else "the same text"
+        yield _row(f"{source.component}, again", what, twins, twins.forwards(given))
 
     def phase_rows(self, built: Built) -> Iterator[Row]:
-        again = self.phase(built, lambda model, real: self._prompt(model, real, next(self._tails)))
+        tails = itertools.count(1)
+        again = self.phase(built, lambda model, real: _prompt(model, real, next(tails)))
 
         def first(run: Callable[[], object]) -> None:
             for _, twins in built:
@@ -54,45 +50,41 @@ class ReuseRows(Benchmark):
         yield _row("encode phase, first video", what, built[0][1], first_video)
         yield _row("encode phase, run again", what, built[0][1], again)
 
-    def _prompts(self, source: Source, twins: Twins) -> Iterator[tuple[str, str, Variants]]:
-        real = PHASE_TOKENS[0]
-        given = self._prompt(twins.default, real, next(self._tails))
-        twins.models["reused"](**given)
-        turn = {name: itertools.count(1000) for name in twins.models}
 
-        def others(*, known: bool) -> Variants:
-            def other(name: str) -> object:
-                model = twins.models[name]
-                return model(**self._prompt(model, real, next(turn[name]), known=known))
+def _prompt_rows(source: Source, twins: Twins) -> Iterator[Row]:
+    real, text = PHASE_TOKENS[0], source.row.text
+    given = _prompt(twins.default, real, tail=0)
+    twins.models["reused"](**given)
 
-            return {name: functools.partial(other, name) for name in twins.models}
+    def others(first: int, *, known: bool = True) -> Variants:
+        """Another prompt at each call, ``first`` and what follows."""
 
-        tokens = f"{real} of {PADDED} tokens"
-        if _begins_alike(source):
-            yield "next prompt", f"{tokens}, of which {TEMPLATE} begin alike", others(known=True)
-        yield "same prompt", tokens, twins.forwards(given)
-        yield "a miss", f"{tokens}, nothing of which is known", others(known=False)
+        def other(model: Any, tails: Iterator[int]) -> object:
+            return model(**_prompt(model, real, next(tails), known=known))
 
-    def _again(self, source: Source, twins: Twins) -> Iterator[tuple[str, str, Variants]]:
-        given = inputs.fixed(source.row.given, twins.default)[0]
-        twins.models["reused"](**given)
-        what = "the same picture" if source.row.given is Given.PICTURE else "the same text"
-        yield "again", what, twins.forwards(given)
+        return {
+            name: functools.partial(other, model, itertools.count(first))
+            for name, model in twins.models.items()
+        }
 
-    def _prompt(self, model: Any, real: int, tail: int, *, known: bool = True) -> dict[str, Any]:
-        """The template (or something else where it is not to be ``known``) and a tail."""
-        torch.manual_seed(tail)
-        vocabulary = model.config.vocab_size
-        found = inputs.prompt(1, real, "right", self.options.device, vocabulary=vocabulary)
-        if known:
-            found["input_ids"][:, :TEMPLATE] = torch.arange(TEMPLATE) % vocabulary
-        return found
+    name, tokens = source.component, f"{real} of {PADDED} tokens"
+    # A known beginning saves something only where no column sees what follows.
+    if text is not None and text.causal:
+        what = f"{tokens}, of which {TEMPLATE} begin alike"
+        yield _row(f"{name}, next prompt", what, twins, others(1000))
+    yield _row(f"{name}, same prompt", tokens, twins, twins.forwards(given))
+    what = f"{tokens}, nothing of which is known"
+    yield _row(f"{name}, a miss", what, twins, others(2000, known=False))
+
+
+def _prompt(model: Any, real: int, tail: int, *, known: bool = True) -> dict[str, Any]:
+    """The template (or something else where it is not to be ``known``) and a tail."""
+    torch.manual_seed(tail)
+    found = prompt(model, real)
+    if known:
+        found["input_ids"][:, :TEMPLATE] = torch.arange(TEMPLATE) % model.config.vocab_size
+    return found
 
 
 def _row(component: str, what: str, twins: Twins, variants: Variants) -> Row:
     return Row({"component": component, "what": what, "dtype": twins.dtype}, variants, twins)
-
-
-def _begins_alike(source: Source) -> bool:
-    """Whether a known beginning saves anything: only where no column sees what follows."""
-    return source.row.text is not None and source.row.text.causal

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ...families.table import Given
-from . import inputs, probe
-from .inputs import PHASE_TOKENS
-from .sources import Source, of_phase
-from .timing import Variants, in_turns
-from .twins import Twins
+from .. import inputs
+from ..inputs import PADDED, PHASE_TOKENS
+from .measure import Variants, in_turns, kernel, peak_bytes
+from .models import Source, Twins, of_phase
 
 Built = list[tuple[Source, Twins]]
 
@@ -27,6 +26,31 @@ class Row(NamedTuple):
     twins: Twins | None = None
 
 
+def prompt(
+    model: Any, real: int, padded: int = PADDED, side: str = "right", batch: int = 1
+) -> dict[str, Any]:
+    """``real`` tokens in each row, padded on one side; read as FramePack reads it."""
+    span = (0, real) if side == "right" else (padded - real, padded)
+    given = inputs.prompts(model.config, [span] * batch, padded)
+    return {**inputs.on(model, given), "output_hidden_states": True}
+
+
+def unpadded(given: dict[str, Any]) -> dict[str, Any]:
+    """The real tokens of a ``prompt`` alone."""
+    real = given["attention_mask"][0].bool()
+    return {"input_ids": given["input_ids"][:, real], "output_hidden_states": True}
+
+
+def fixed(source: Source, twins: Twins) -> tuple[dict[str, Any], int, str]:
+    """The longest text or one picture that the model takes, how much that is, and of what."""
+    model, config = twins.default, twins.default.config
+    if source.row.given is Given.TEXT:
+        tokens = inputs.longest(config)
+        return inputs.on(model, inputs.texts(config, 1, tokens)), tokens, "tokens"
+    patches = (config.image_size // config.patch_size) ** 2
+    return inputs.on(model, inputs.pictures(config, 1)), patches, "patches"
+
+
 class Benchmark(abc.ABC):
     """All rows of a table. ``dtypes``: names, or None for each model's own.
 
@@ -35,7 +59,6 @@ class Benchmark(abc.ABC):
 
     variants: tuple[str, ...]
     ratios: tuple[tuple[str, str, str], ...]
-    phases = 1
 
     def __init__(
         self, options: argparse.Namespace, sources: list[Source], dtypes: list[str | None]
@@ -44,43 +67,33 @@ class Benchmark(abc.ABC):
         self._phase = of_phase(sources)
 
     @property
-    def total(self) -> int:
-        """How many rows there are."""
-        each = sum(map(self.count, self._sources)) + (self.phases if self._phase else 0)
-        return len(self._dtypes) * each
+    def steps(self) -> int:
+        """How often ``measure`` says that something begins: a model, or the encode phase."""
+        return len(self._dtypes) * (len(self._sources) + bool(self._phase))
 
     def measure(self, step: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-        """Every row as JSON (see ``bench.run``); ``step`` is told which begins."""
+        """Every row as JSON (see ``bench.run``)."""
         for dtype in self._dtypes:
             built: Built = []
             for source in self._sources:
+                step(source.component)
                 twins = Twins(source.build(self.options.device, dtype), self.variants)
-                yield from self._measured(self.rows(source, twins), step)
+                yield from map(self.figures, self.rows(source, twins))
                 if source in self._phase:
                     built.append((source, twins))
                 del twins  # not two models at a time
             if built:
-                yield from self._measured(self.phase_rows(built), step)
-
-    def _measured(
-        self, rows: Iterator[Row], step: Callable[[str], None]
-    ) -> Iterator[dict[str, Any]]:
-        for row in rows:
-            step(row.about["component"])
-            yield self.figures(row)
+                step("encode phase")
+                yield from map(self.figures, self.phase_rows(built))
 
     def figures(self, row: Row) -> dict[str, Any]:
         """The row as JSON."""
         timings = in_turns(row.variants, self.options.runs)
         ratios = {
-            name: timings.speedup(over, of)._asdict() if {over, of} <= set(row.variants) else None
+            name: timings.speedup(over, of) if {over, of} <= set(row.variants) else None
             for name, over, of in self.ratios
         }
         return {**row.about, "ms": timings.ms(), **ratios}
-
-    @abc.abstractmethod
-    def count(self, source: Source) -> int:
-        """How many rows ``source`` has."""
 
     @abc.abstractmethod
     def rows(self, source: Source, twins: Twins) -> Iterator[Row]:
@@ -97,7 +110,7 @@ class Benchmark(abc.ABC):
             if source.row.given is Given.PROMPT:
                 calls += [(twins, prompt(twins.default, real)) for real in PHASE_TOKENS]
                 continue
-            call = (twins, inputs.fixed(source.row.given, twins.default)[0])
+            call = (twins, fixed(source, twins)[0])
             calls += [call] * (len(PHASE_TOKENS) if source.row.given is Given.TEXT else 1)
 
         def encode(variant: str) -> None:
@@ -105,6 +118,10 @@ class Benchmark(abc.ABC):
                 twins.models[variant](**given)
 
         return {name: functools.partial(encode, name) for name in self.variants}
+
+
+# What a row of prompts says beside: its real tokens (or patches), and the rest of its form.
+_UNPADDED = {"batch": 1, "tokens": None, "layers": None, "padded_to": None, "padding_side": None}
 
 
 class EncoderRows(Benchmark):
@@ -121,98 +138,67 @@ class EncoderRows(Benchmark):
         ("bound_over_default", "default", "bound"),
     )
 
-    @functools.cached_property
-    def _prompts(self) -> list[tuple[int, int, str]]:
-        asked = self.options
+    def rows(self, source: Source, twins: Twins) -> Iterator[Row]:
+        asked, name, padded = self.options, source.component, self.options.padded_to
+        about = {
+            "component": name,
+            "what": "",
+            "encoder": source.row.adapter,
+            "model_class": source.row.name,
+            "dtype": twins.dtype,
+            **_UNPADDED,
+            "layers": getattr(twins.default.config, source.row.sizes.layers or "num_hidden_layers"),
+        }
+        if source.row.given is not Given.PROMPT:
+            given, tokens, unit = fixed(source, twins)
+            about |= {"what": f"{tokens} {unit}", "tokens": tokens}
+            yield Row(about, twins.forwards(given), twins)
+            return
         cases = itertools.product(asked.batch, asked.padding_side, asked.prompt_tokens)
         # Without padding there is no side.
-        prompts = (
-            (b, real, "right" if real == asked.padded_to else side) for b, side, real in cases
-        )
-        return list(dict.fromkeys(prompts))
-
-    def count(self, source: Source) -> int:
-        return len(self._prompts) if source.row.given is Given.PROMPT else 1
-
-    def rows(self, source: Source, twins: Twins) -> Iterator[Row]:
-        model, padded, name = twins.default, self.options.padded_to, source.component
-        layers = getattr(model.config, source.row.sizes.layers or "num_hidden_layers")
-        about = functools.partial(
-            _about, source.row.adapter, source.row.name, twins.dtype, layers=layers
-        )
-        if source.row.given is not Given.PROMPT:
-            given, tokens, unit = inputs.fixed(source.row.given, model)
-            yield Row(about(name, f"{tokens} {unit}", tokens=tokens), twins.forwards(given), twins)
-            return
-        for batch, real, side in self._prompts:
-            given = self._prompt(model, batch, real, side)
-            bound = twins.forwards(inputs.unpadded(given))["default"]
-            padding = f", padded on the {side}" if real < padded else ""
+        once = dict.fromkeys((b, real, "right" if real == padded else s) for b, s, real in cases)
+        for batch, real, side in once:
             # What is usual goes without saying.
             shown_side = "" if side == "right" else f", {side}"
             shown_batch = "" if batch == 1 else f", batch {batch}"
-            case = about(
-                f"{name} {real}/{padded}{shown_side}{shown_batch}",
-                f"{real} of {padded} tokens{padding}, batch {batch}",
-                batch=batch,
-                tokens=real,
-                padded_to=padded,
-                padding_side=side,
-            )
-            yield Row(case, {**twins.forwards(given), "bound": bound}, twins)
+            padding = f", padded on the {side}" if real < padded else ""
+            of_this = {
+                "component": f"{name} {real}/{padded}{shown_side}{shown_batch}",
+                "what": f"{real} of {padded} tokens{padding}, batch {batch}",
+                "batch": batch,
+                "tokens": real,
+                "padded_to": padded,
+                "padding_side": side,
+            }
+            given = prompt(twins.default, real, padded, side, batch)
+            bound = twins.forwards(unpadded(given))["default"]
+            yield Row({**about, **of_this}, {**twins.forwards(given), "bound": bound}, twins)
 
     def phase_rows(self, built: Built) -> Iterator[Row]:
         padded = self.options.padded_to
         real, negative = (min(tokens, padded) for tokens in PHASE_TOKENS)
-        variants = self.phase(built, lambda m, n: self._prompt(m, 1, min(n, padded), "right"))
-        what = (
-            f"the whole encode phase: a prompt of {real} real tokens, "
-            f"a negative prompt of {negative}, a picture"
-        )
-        classes = "+".join(source.row.name for source, _ in built)
-        yield Row(_about("all", classes, built[0][1].dtype, "encode phase", what), variants)
+        about = {
+            "component": "encode phase",
+            "what": f"the whole encode phase: a prompt of {real} real tokens, "
+            f"a negative prompt of {negative}, a picture",
+            "encoder": "all",
+            "model_class": "+".join(source.row.name for source, _ in built),
+            "dtype": built[0][1].dtype,
+            **_UNPADDED,
+        }
+        variants = self.phase(built, lambda m, tokens: prompt(m, min(tokens, padded), padded))
+        yield Row(about, variants)
 
     def figures(self, row: Row) -> dict[str, Any]:
         """The row as JSON, with the kernels, the memory and what was not skipped."""
-        twins, about, device = row.twins, row.about, self.options.device
-        if twins is None:
-            return {
-                **super().figures(row),
-                "kernel": None,
-                "peak_bytes": None,
-                "passed_through": [],
-            }
-        before = twins.passed_through()
-        found = super().figures(row)
-        found["kernel"] = {name: probe.kernel(run) for name, run in row.variants.items()}
-        found["peak_bytes"] = None
+        found = {**super().figures(row), "kernel": None, "peak_bytes": None, "passed_through": []}
+        if row.twins is None:
+            return found
+        runs, before = row.variants.items(), row.twins.passed_through()
+        found["kernel"] = {name: kernel(run) for name, run in runs}
         if self.options.memory:
-            peaks = {name: probe.peak_bytes(run, device) for name, run in row.variants.items()}
-            found["peak_bytes"] = peaks
-        padded = about["padded_to"] is not None and about["tokens"] < about["padded_to"]
-        found["passed_through"] = list(twins.passed_through() - before) if padded else []
+            device = self.options.device
+            found["peak_bytes"] = {name: peak_bytes(run, device) for name, run in runs}
+        if found["padded_to"] is not None and found["tokens"] < found["padded_to"]:
+            found["passed_through"] = list(row.twins.passed_through() - before)
         return found
-
-    def _prompt(self, model: Any, batch: int, real: int, side: str) -> dict[str, Any]:
-        vocabulary, padded = model.config.vocab_size, self.options.padded_to
-        device = self.options.device
-        return inputs.prompt(batch, real, side, device, vocabulary=vocabulary, padded=padded)
-
-
-def _about(
-    encoder: str, model_class: str, dtype: str, component: str, what: str, **more: Any
-) -> dict[str, Any]:
-    """``tokens``: real ones, or patches. The last two are of prompts only."""
-    return {
-        "component": component,
-        "what": what,
-        "encoder": encoder,
-        "model_class": model_class,
-        "dtype": dtype,
-        "batch": 1,
-        "tokens": None,
-        "layers": None,
-        "padded_to": None,
-        "padding_side": None,
-        **more,
-    }

@@ -6,10 +6,9 @@ Each section of the table is a function that yields checks; ``run`` lists them.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ... import __version__
 from ...core import console
@@ -17,7 +16,7 @@ from ...families import table
 from ...startup import settings
 from .. import screen
 from ..outcome import CommandOutcome, Table
-from . import device, host, installed, libraries, others, startup, switch
+from . import libraries, others, program, startup
 from .check import Check, CheckState, problem
 
 HELP = "Say whether the hook is on here, and if not, why not and what to do."
@@ -33,12 +32,8 @@ _ON = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What this command takes."""
-    parser.add_argument(
-        "host",
-        nargs="*",
-        metavar="WORD",
-        help="after --: the command line of your program, for its flags to be seen (not started)",
-    )
+    text = "after --: the command line of your program, for its flags to be seen (not started)"
+    parser.add_argument("host", nargs="*", metavar="WORD", help=text)
 
 
 def run(options: argparse.Namespace) -> CommandOutcome:
@@ -49,30 +44,30 @@ def run(options: argparse.Namespace) -> CommandOutcome:
     (``fine``, ``note`` or ``problem``), ``text``, ``fix`` (empty unless a problem) and ``stops``
     (whether nothing is accelerated because of it).
     """
-    program = host.read(options.host)
-    asked = settings.read(os.environ, program.argv)
-    copies = installed.copies()
+    host = program.read(options.host)
+    asked = settings.read(os.environ, host.argv)
+    copies = startup.copies()
     sections: dict[str, Callable[[], Iterable[Check]]] = {
-        "start-up": lambda: startup.checks(program, copies, options.ran_at_startup),
-        "switch": lambda: switch.checks(asked, os.environ.get(settings.ENABLE, "")),
+        "start-up": lambda: startup.checks(host, copies, options.ran_at_startup),
+        "switch": lambda: program.checks(asked, os.environ.get(settings.ENABLE, "")),
         "versions": lambda: libraries.checks(asked.force),
-        "device": lambda: device.checks(asked),
-        "backends": lambda: device.backends(asked),
+        "device": lambda: libraries.device(asked),
+        "backends": lambda: libraries.backends(asked),
         "others": lambda: others.checks(copies),
     }
-    found: dict[str, list[Check]] = {}
+    found: list[tuple[str, Check]] = []
     with screen.progress("Looking", len(sections)) as step:
         for name, look in sections.items():
             step(name)
             try:
-                found[name] = list(look())
+                found += [(name, check) for check in look()]
             except Exception as error:  # one odd library must not hide the other sections
                 if options.debug:
                     raise
                 text = f"{name} could not be looked at ({console.sentence(error)})"
                 fix = "`sitecustomize-bt doctor --debug` shows where"
-                found[name] = [problem("doctor", text, fix)]
-    checks = [check for section in found.values() for check in section]
+                found.append((name, problem("doctor", text, fix)))
+    checks = [check for _, check in found]
     return CommandOutcome(
         finding=any(check.state is CheckState.PROBLEM for check in checks),
         data={
@@ -80,9 +75,8 @@ def run(options: argparse.Namespace) -> CommandOutcome:
             "verdict": verdict(checks),
             "python": sys.executable,
             "checks": [
-                {"section": name, **dataclasses.asdict(check), "state": check.state.value}
-                for name, section in found.items()
-                for check in section
+                {"section": name, **vars(check), "state": check.state.value}
+                for name, check in found
             ],
         },
         blocks=tuple(_blocks(found, checks)),
@@ -102,12 +96,11 @@ def verdict(checks: Sequence[Check]) -> str:
     return f"{word}: {first.text}; {first.fix}.{rest}"
 
 
-def _blocks(found: Mapping[str, list[Check]], checks: Sequence[Check]) -> Iterator[Table | str]:
-    rows = [
-        ("" if index else name, check.name, _MARKS[check.state], check.text)
-        for name, section in found.items()
-        for index, check in enumerate(section)
-    ]
+def _blocks(found: list[tuple[str, Check]], checks: list[Check]) -> Iterator[Table | str]:
+    rows, last = [], ""
+    for name, check in found:
+        rows.append(("" if name == last else name, check.name, _MARKS[check.state], check.text))
+        last = name
     yield Table(f"sitecustomize_bt {__version__}", ("section", "check", "", "found"), rows)
     fixes = [(check.name, check.fix) for check in checks if check.state is CheckState.PROBLEM]
     if len(fixes) > 1:

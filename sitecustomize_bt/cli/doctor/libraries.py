@@ -1,15 +1,17 @@
-"""The libraries around us: which are there, and whether they are known to work."""
+"""The libraries around us, whether they are known to work, and what torch has and finds."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Iterator
-from functools import partial
 from importlib import metadata
 
 from ...compat import versions
-from ...core import console
+from ...core import console, decision
+from ...core.devices import Devices
 from ...startup.faults import FAULTS
-from ...startup.settings import FORCE
+from ...startup.settings import BACKEND_NAMES, ENABLE, FORCE, Settings
 from .check import Check, fine, note, problem, stop
 
 _HERE = "run this with the Python of your program, or `pip install {}`"
@@ -36,8 +38,10 @@ def checks(force: bool) -> Iterator[Check]:
             text = f"wrapt cannot be imported ({console.sentence(error)})"
             yield stop("wrapt", text, "`pip install --force-reinstall wrapt`")
     if version("transformers") is not None and version("packaging") is None:
-        missing = partial(stop, fix="`pip install packaging`")
-        yield (note if force else missing)("packaging", versions.NO_PACKAGING)
+        if force:
+            yield note("packaging", versions.NO_PACKAGING)
+        else:
+            yield stop("packaging", versions.NO_PACKAGING, "`pip install packaging`")
 
 
 def version(name: str) -> str | None:
@@ -67,3 +71,58 @@ def _library(name: str, force: bool) -> Check:
     # A program may not import diffusers. The others are imported by the hook or transformers.
     make = problem if name == "diffusers" else stop
     return make(name, text, f"install a version in that range, or try it with {FORCE}=1")
+
+
+def device(settings: Settings) -> Iterator[Check]:
+    """Whether torch works, and the memory of the device."""
+    if importlib.util.find_spec("torch") is None:
+        yield note("memory", "not looked at: that takes torch")
+        return
+    try:
+        import torch
+    except FAULTS as error:
+        text = f"torch cannot be imported ({console.sentence(error)})"
+        yield stop("torch", text, "make `python -c 'import torch'` work first")
+        return
+    if not _has_sdpa():
+        text = f"torch {torch.__version__} has no SDPA"
+        yield stop("torch", text, "update torch to 2.1.1 or newer")
+        return
+    from ...model.device import look
+
+    yield memory(settings, look())
+
+
+def memory(settings: Settings, devices: Devices) -> Check:
+    """Whether ``devices`` have the memory that is asked for."""
+    refused = decision.for_process(settings, devices)
+    if refused is not None and refused[0] is decision.Reason.NOT_SAFE_FOR_AUTO:
+        text = f"auto needs 80 GB, and {devices}"
+        return stop("memory", text, f"{ENABLE}=1 warns and goes on")
+    if devices.enough:
+        return fine("memory", str(devices))
+    advice = ", less than the 80 GB advised: the hook warns and goes on"
+    return note("memory", str(devices) if devices.enough is None else f"{devices}{advice}")
+
+
+def backends(settings: Settings) -> Iterator[Check]:
+    """One line for each backend, where ``device`` found a torch that has SDPA."""
+    if not _has_sdpa():
+        return
+    from ...forward.backends import DEFAULT, FLAGS
+
+    for name in BACKEND_NAMES:
+        if name not in FLAGS:
+            yield fine(name, "not in this torch")
+        elif FLAGS[name][0]():
+            yield fine(name, "enabled")
+        else:
+            inside = name in (*(settings.backends or DEFAULT), "math")  # which stays on
+            yield note(name, f"disabled, {'enabled' if inside else 'disabled'} inside encoders")
+
+
+def _has_sdpa() -> bool:
+    # Not compat.torch, which a torch without SDPA may well be unable to import. A torch that
+    # cannot be imported leaves parts of itself behind.
+    functional = sys.modules.get("torch.nn.functional")
+    return "torch" in sys.modules and hasattr(functional, "scaled_dot_product_attention")

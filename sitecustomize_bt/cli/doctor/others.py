@@ -21,7 +21,7 @@ from ...families.table import ENCODERS, modules
 from ...startup.faults import FAULTS
 from . import libraries
 from .check import Check, fine, note, problem, stop
-from .installed import FILES, PACKAGE, Copy
+from .startup import FILES, PACKAGE, Copy
 
 _ATTENTION = ("xformers", "sageattention", "flash-attn")
 _CUSTOMIZE = ("sitecustomize", "usercustomize")

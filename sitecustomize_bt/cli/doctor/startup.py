@@ -1,22 +1,32 @@
-"""Does the hook run when Python starts? Looked up in what is installed, and tried."""
+"""Does the hook run when Python starts? Looked up in what is installed, and tried.
+
+What is installed: each copy that this Python sees, and whether its start-up files are as recorded.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
+import site
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from ... import __version__
 from ...startup.settings import ENABLE
-from . import installed
 from .check import Check, fine, note, problem, stop
-from .host import FLAGS, Host
-from .installed import DISTRIBUTION, PACKAGE, Copy
+from .program import FLAGS, Program
 
+DISTRIBUTION = "sitecustomize-bt"
+PACKAGE = __name__.partition(".")[0]
+FILES = (f"{PACKAGE}_init.pth", f"{PACKAGE}_init.start")
 _SECONDS = 60
 
 # A fresh Python prints this of itself. The empty line ends what others have printed.
@@ -44,6 +54,22 @@ _NOT_RUN = "not in a fresh interpreter with the variable set"
 
 
 @dataclass(frozen=True)
+class Copy:
+    """One installation. ``source``: what pip installed it from, with the options for that."""
+
+    version: str
+    folder: Path
+    package: Path | None
+    faults: tuple[str, ...]
+    source: str
+
+    @property
+    def again(self) -> str:
+        """The command that installs it again."""
+        return f"pip install --force-reinstall --no-deps {self.source}"
+
+
+@dataclass(frozen=True)
 class Started:
     """A fresh interpreter. ``bootstrap``: its start-up code. ``armed``: it waits for libraries."""
 
@@ -60,7 +86,7 @@ class Started:
         return Path(self.bootstrap).resolve().parents[1] if self.bootstrap else None
 
 
-def checks(host: Host, copies: list[Copy], ran_here: bool) -> Iterator[Check]:
+def checks(host: Program, copies: list[Copy], ran_here: bool) -> Iterator[Check]:
     """``ran_here``: whether the start-up code ran in this process."""
     started = _start(host)
     if isinstance(started, str):
@@ -88,13 +114,13 @@ def checks(host: Host, copies: list[Copy], ran_here: bool) -> Iterator[Check]:
         elif elsewhere:
             text += f", in {started.prefix}"
             fix = f"{host.python} -m pip install {copies[0].source}"
-        elif not {copy.folder for copy in copies}.intersection(installed.site_folders()):
+        elif not {copy.folder for copy in copies}.intersection(site_folders()):
             text += f": {copies[0].folder} is no site folder, so its .pth files are not read"
             fix = f"{sys.executable} -m pip install {copies[0].source}"
         yield stop("runs", text, f"`{fix}`")
 
 
-def _start(host: Host) -> Started | str:
+def _start(host: Program) -> Started | str:
     """A fresh interpreter, or why there is none."""
     try:
         done = subprocess.run(
@@ -122,7 +148,7 @@ def _flags(started: Started, copies: list[Copy]) -> Iterator[Check]:
     for name in stopping:
         option = f"-{FLAGS[name]}"
         yield stop("flags", f"{option} {_STOPPING[name]}", f"start Python without {option}")
-    for_user = copies and all(copy.folder == installed.user_folder() for copy in copies)
+    for_user = copies and all(copy.folder == user_folder() for copy in copies)
     if for_user and not stopping and "no_user_site" in started.flags:
         folder = f"{copies[0].folder}, where it is installed"
         text = f"-s or PYTHONNOUSERSITE keeps Python from {folder}"
@@ -160,3 +186,67 @@ def _package(started: Started, copies: list[Copy]) -> Iterator[Check]:
         yield note("package", f"this command is {here}; programs get {theirs}")
     elif theirs:
         yield fine("package", f"{__version__}, {here}")
+
+
+# Where this package is installed.
+
+
+def copies() -> list[Copy]:
+    """Every installation that this interpreter can see, in the order of ``sys.path``."""
+    # Python started with -s, -I or -S has not all site folders on sys.path.
+    path = list(dict.fromkeys([*sys.path, *map(str, site_folders())]))
+    found: dict[tuple[Path, str], Copy] = {}
+    for distribution in metadata.distributions(name=DISTRIBUTION, path=path):
+        copy = _copy(distribution)
+        found.setdefault((copy.folder, copy.version), copy)
+    return list(found.values())
+
+
+def site_folders() -> list[Path]:
+    """The folders whose .pth files this interpreter reads, or would without -s, -I and -S."""
+    folders = [Path(folder).resolve() for folder in site.getsitepackages()]
+    if sys.prefix == sys.base_prefix or site.ENABLE_USER_SITE:
+        folders.append(user_folder())
+    return folders
+
+
+def user_folder() -> Path:
+    """The site folder of the user."""
+    return Path(site.getusersitepackages()).resolve()
+
+
+def _copy(distribution: metadata.Distribution) -> Copy:
+    folder = Path(str(distribution.locate_file(""))).resolve()
+    recorded = {str(file): file for file in distribution.files or ()}
+    source, editable = _origin(distribution)
+    package = Path(source).resolve() / PACKAGE if editable else None
+    if f"{PACKAGE}/__init__.py" in recorded:
+        package = folder / PACKAGE
+    again = f"{'-e ' if editable else ''}{source or '<the folder or wheel it came from>'}"
+    faults = tuple(_faults(folder, recorded))
+    return Copy(distribution.version, folder, package, faults, again)
+
+
+def _origin(distribution: metadata.Distribution) -> tuple[str, bool]:
+    """The path or URL it was installed from (empty: unknown), and whether it is editable."""
+    try:
+        found = json.loads(distribution.read_text("direct_url.json") or "{}")
+    except ValueError:
+        return "", False
+    url = str(found.get("url", ""))
+    source = url2pathname(urlparse(url).path) if url.startswith("file:") else url
+    return source, bool(found.get("dir_info", {}).get("editable"))
+
+
+def _faults(folder: Path, recorded: dict[str, metadata.PackagePath]) -> Iterator[str]:
+    for name in FILES:
+        path = folder / name
+        written = recorded[name].hash if name in recorded else None
+        if not os.path.isfile(path):
+            yield f"{name} is missing from {folder}"
+        elif written is None:
+            yield f"{path} stands in no RECORD, so nobody knows whether it is ours"
+        else:
+            digest = hashlib.new(written.mode, path.read_bytes()).digest()
+            if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != written.value:
+                yield f"{path} is not what was installed (its hash is not the one in RECORD)"

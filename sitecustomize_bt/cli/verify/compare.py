@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from ...compat.transformers import CACHES
-from .inputs import Case, Tensors
+from ..inputs import Tensors
+from .cases import Case
 
 ALL = "all (RMS)"
 
@@ -136,6 +137,14 @@ class Comparison:
     def passed(self) -> bool:
         """Whether the accelerated model's error is allowed; not so where it is not a number."""
         return self.accelerated_relative <= self.allowed_relative
+
+    def as_data(self) -> dict[str, Any]:
+        """As JSON, which has no NaN and no infinity: null in their place."""
+        values = {
+            name: None if isinstance(one, float) and not math.isfinite(one) else one
+            for name, one in vars(self).items()
+        }
+        return {**values, "passed": self.passed}
 
 
 def compare(runs: list[Run], rule: Rule) -> list[Comparison]:

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,13 +14,15 @@ import torch
 from ...core.counts import PaddingCounts
 from ...model import apply
 from ...model.load import Load
+from ...report.status import counts_as_data
 from ...startup.settings import Settings
-from .. import saved_models
+from .. import inputs, saved_models
+from ..inputs import Tensors
 from ..outcome import FailedError
 from ..saved_models import SavedModel
-from . import compare, inputs
-from .compare import Comparison, Rule, Run
-from .inputs import Case, Tensors
+from . import compare
+from .cases import Case, cases
+from .compare import Rule, Run
 
 _EXACT = "float32"
 
@@ -50,22 +52,6 @@ class Trial:
         return (1 + len({self.dtype, self.reference})) * (1 + len(self.cases))
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What came of a trial. ``hook``: what the hook decided and did, as in the JSON."""
-
-    trial: Trial
-    hook: dict[str, Any]
-    comparisons: list[Comparison] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        """Whether something was compared, and nothing is wrong."""
-        compared = bool(self.comparisons) and all(one.passed for one in self.comparisons)
-        return compared and not self.problems
-
-
 def free(device: str, limit: int | None) -> Places:
     """Where a model for ``device`` has to fit, main memory included; at most ``limit`` each."""
     places = {} if limit is None else {"main memory": limit}
@@ -79,53 +65,67 @@ def free(device: str, limit: int | None) -> Places:
     return {name: size if limit is None else min(size, limit) for name, size in places.items()}
 
 
-def shortage(saved: SavedModel, dtype: str, places: Places) -> str:
-    """Why ``saved`` does not fit as ``dtype``, in words; empty if it does."""
-    need = needed(saved.bytes_as(dtype))
-    for name, size in places.items():
-        if size < need:
-            return f"it takes about {shown(need)} in {dtype}, and {name} has {shown(size)} free"
-    return ""
-
-
 def needed(weights_bytes: int) -> int:
     """What a model takes, roughly: weights, activations, kept outputs and the loading itself."""
     return int(weights_bytes * 1.2)
 
 
 def shown(size: float) -> str:
-    """``16.1 GB``."""
-    units = ["TB", "GB", "MB", "kB", "B"]
-    while size >= 1000 and len(units) > 1:  # noqa: PLR2004
-        size, _ = size / 1000, units.pop()
-    return f"{size:.1f} {units[-1]}"
+    """``16,060.5 MB``."""
+    return f"{size / 1e6:,.1f} MB"
 
 
 def plan(saved: SavedModel, dtype: str, device: str, places: Places) -> Trial:
     """What fits into ``places``; raises FailedError if not even one model in ``dtype`` does."""
-    if lack := shortage(saved, dtype, places):
+
+    def shortage(dtype: str) -> str:
+        need = needed(saved.bytes_as(dtype))
+        for name, size in places.items():
+            if size < need:
+                return f"it takes about {shown(need)} in {dtype}, and {name} has {shown(size)} free"
+        return ""
+
+    if lack := shortage(dtype):
         raise FailedError(f"{saved.row.label} of {saved.path} does not fit: {lack}")
     reference, note = _EXACT, ""
-    if lack := shortage(saved, _EXACT, places):
+    if lack := shortage(_EXACT):
         reference = dtype
         note = f"No float32 reference: {lack}; the untouched model in {dtype} takes its place."
-    return Trial(saved, dtype, device, reference, note, inputs.cases(saved))
+    return Trial(saved, dtype, device, reference, note, cases(saved))
 
 
-def check(trial: Trial, settings: Settings, step: Step) -> Verdict:
-    """Load, run and compare: the accelerated model first, and one at a time in memory."""
+def check(trial: Trial, settings: Settings, step: Step) -> dict[str, Any]:
+    """Load, run and compare; what came of it, as in the JSON of ``verify.run``.
+
+    The accelerated model comes first, and one at a time is in memory.
+    """
+    saved, dtypes = trial.saved, dict.fromkeys((trial.dtype, trial.reference))
     hook, accelerated, trimmed = _accelerated(trial, settings, step)
-    if not hook["applied"]:
-        return Verdict(trial, hook)
-    plain: dict[str, list[Tensors]] = {}
-    for dtype in dict.fromkeys((trial.dtype, trial.reference)):
-        what = "untouched" if dtype == trial.dtype else f"in {dtype}"
-        plain[dtype] = list(_run(_load(trial, "eager", dtype, what, step), trial, what, step))
-    exact, untouched = plain[trial.reference], plain[trial.dtype]
-    given = zip(trial.cases, exact, untouched, accelerated, trimmed, strict=True)
-    runs = [Run(*one) for one in given]
-    problems = [problem for run in runs for problem in run.problems()]
-    return Verdict(trial, hook, compare.compare(runs, trial.rule), problems)
+    outputs, problems = [], []
+    if hook["applied"]:
+        plain = {}
+        for dtype in dtypes:
+            what = "untouched" if dtype == trial.dtype else f"in {dtype}"
+            plain[dtype] = list(_run(_load(trial, "eager", dtype, what, step), trial, what, step))
+        given = (trial.cases, plain[trial.reference], plain[trial.dtype], accelerated, trimmed)
+        runs = [Run(*one) for one in zip(*given, strict=True)]
+        outputs = [one.as_data() for one in compare.compare(runs, trial.rule)]
+        problems = [problem for run in runs for problem in run.problems()]
+    return {
+        "path": str(saved.path),
+        "class": saved.row.name,
+        "label": saved.row.label,
+        "dtype": trial.dtype,
+        "saved_dtype": saved.dtype,
+        "reference_dtype": trial.reference,
+        "note": trial.note,
+        # Whether something was compared, and nothing is wrong.
+        "passed": bool(outputs) and all(one["passed"] for one in outputs) and not problems,
+        "rule": str(trial.rule),
+        **hook,
+        "problems": problems,
+        "outputs": outputs,
+    }
 
 
 def _accelerated(
@@ -143,21 +143,17 @@ def _accelerated(
     for tensors in _run(model, trial, what, step) if decision.applied else ():
         given.append(tensors)
         counts.append(apply.activity_of(model).padding or PaddingCounts())
-    passed_through = {why.value: number for why, number in counts[-1].passed_through.items()}
     hook = {
         "applied": decision.applied,
         "reason": decision.reason.value,
         "line": decision.line,
         "skips_padding": decision.skips_padding,
-        **vars(counts[-1]),
-        "passed_through": passed_through,
+        **counts_as_data(counts[-1]),
     }
     return hook, given, [after.trimmed > one.trimmed for one, after in itertools.pairwise(counts)]
 
 
-def _load(
-    trial: Trial, attention: str | None, dtype: str, what: str, step: Step
-) -> torch.nn.Module:
+def _load(trial: Trial, attention: str | None, dtype: str, what: str, step: Step) -> Any:
     step(f"{trial.saved.row.name}: loading, {what}")
     gc.collect()  # the model before this one
     if torch.device(trial.device).type == "cuda":
@@ -169,13 +165,9 @@ def _run(model: Any, trial: Trial, what: str, step: Step) -> Iterator[Tensors]:
     """What ``model`` gives for each case."""
     for case in trial.cases:
         step(f"{trial.saved.row.name}: {what}, {case.name}")
-        arguments = {
-            name: tensor.to(trial.device, model.dtype if tensor.is_floating_point() else None)
-            for name, tensor in case.inputs.items()
-        }
         try:
             with torch.no_grad():
-                output = model(**arguments, output_hidden_states=True)
+                output = model(**inputs.on(model, case.inputs), output_hidden_states=True)
         except Exception as error:
             problem = f"cannot be run on {case.name}: {saved_models.first_line(error)}"
             raise FailedError(f"{trial.saved.path}, {what}, {problem}") from error

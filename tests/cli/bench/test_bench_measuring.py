@@ -10,9 +10,9 @@ import tiny
 import torch
 
 import sitecustomize_bt
-from sitecustomize_bt.cli.bench import probe
-from sitecustomize_bt.cli.bench.timing import Timings, in_turns
-from sitecustomize_bt.cli.bench.twins import Twins
+from sitecustomize_bt.cli.bench import measure, report
+from sitecustomize_bt.cli.bench.measure import Timings, in_turns
+from sitecustomize_bt.cli.bench.models import Twins
 from sitecustomize_bt.cli.outcome import FailedError
 from sitecustomize_bt.families.table import row_of
 from sitecustomize_bt.model import attention
@@ -22,9 +22,9 @@ TIMED = ("LlamaModel", "LlamaForCausalLM", "CLIPTextModel", "SiglipVisionModel",
 
 def test_ratios_are_taken_within_each_turn() -> None:
     timings = Timings({"before": [2.0, 8.0, 3.0], "after": [1.0, 2.0, 6.0]})
-    assert timings.median("before") == 3.0
-    assert timings.speedup("before", "after") == (0.5, 2.0, 4.0)
-    assert str(timings.speedup("before", "after")) == "2.00x (0.50-4.00)"
+    assert timings.ms()["before"] == 3000.0
+    assert timings.speedup("before", "after") == {"min": 0.5, "median": 2.0, "max": 4.0}
+    assert report.ratio(timings.speedup("before", "after")) == "2.00x (0.50-4.00)"
 
 
 def test_every_turn_runs_every_variant_in_an_order_that_moves_on() -> None:
@@ -53,10 +53,10 @@ def test_the_kernel_is_the_one_that_ran() -> None:
         with sdpa_kernel(SDPBackend.MATH):
             attend()
 
-    assert probe.kernel(attend) == "flash"
-    assert probe.kernel(with_math) == "math"
-    assert probe.kernel(lambda: (attend(), with_math())) == "flash+math"
-    assert probe.kernel(lambda: torch.ones(3, 3) @ torch.ones(3, 3)) == "none"
+    assert measure.kernel(attend) == "flash"
+    assert measure.kernel(with_math) == "math"
+    assert measure.kernel(lambda: (attend(), with_math())) == "flash+math"
+    assert measure.kernel(lambda: torch.ones(3, 3) @ torch.ones(3, 3)) == "none"
 
 
 def test_peak_of_memory_counts_what_lives_at_the_same_time() -> None:
@@ -72,9 +72,9 @@ def test_peak_of_memory_counts_what_lives_at_the_same_time() -> None:
         del first, second
         torch.empty(megabyte, dtype=torch.uint8)
 
-    assert probe.peak_bytes(one_after_the_other, "cpu") == megabyte
-    assert probe.peak_bytes(both, "cpu") == 3 * megabyte
-    assert probe.peak_bytes(lambda: None, "cpu") == 0
+    assert measure.peak_bytes(one_after_the_other, "cpu") == megabyte
+    assert measure.peak_bytes(both, "cpu") == 3 * megabyte
+    assert measure.peak_bytes(lambda: None, "cpu") == 0
 
 
 # The three models of a row

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,7 @@ def test_tables_show_the_figures_measured() -> None:
     assert "Left out: CLIPModel in x: why." in str(notes)
 
 
-@pytest.mark.parametrize("rich", [True, False])
-def test_tables_fit_a_screen(
-    rich: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if not rich:
-        monkeypatch.setitem(sys.modules, "rich", None)
+def test_tables_fit_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     wide = {"min": 0.004, "median": 10.65, "max": 119.53}
     rows = (a_prompt(140, over_default=wide), a_row("SiglipVisionModel", over_eager=wide))
     screen.show(report.of_encoders(data_of(*rows)))

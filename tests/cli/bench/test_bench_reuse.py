@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from benching import parsed
 
-from sitecustomize_bt.cli import bench
+from sitecustomize_bt.cli.bench import models
+from sitecustomize_bt.cli.bench.models import Twins
 from sitecustomize_bt.cli.bench.reuse import ReuseRows
-from sitecustomize_bt.cli.bench.twins import Twins
 from sitecustomize_bt.cli.main import main
 from sitecustomize_bt.model import apply
 
@@ -69,7 +69,11 @@ def test_wrong_use(other: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--reuse: takes no" in capsys.readouterr().err
 
 
-def test_total_counts_every_row() -> None:
-    options = parsed("--reuse", "--encoder", "clip")
-    sources, _ = bench._sources(options)
-    assert ReuseRows(options, sources, ["float32", "bfloat16"]).total == 2
+def test_progress_counts_every_model_and_the_phase() -> None:
+    options = parsed("--reuse", "--runs", "1")
+    every = ReuseRows(options, models.of_table("all", False, 1), ["float32"])
+    assert every.steps == 3 + 1
+    clip = ReuseRows(options, models.of_table("clip", False, 1), ["float32", "bfloat16"])
+    begun: list[str] = []
+    assert len(list(clip.measure(begun.append))) == clip.steps == 2
+    assert begun == ["CLIP text"] * 2

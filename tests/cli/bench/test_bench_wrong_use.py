@@ -37,7 +37,7 @@ def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "--prompt-tokens 352: does not fit into --padded-to 351",
         ),
         (["--device", "tpu"], "--device tpu: has to be cpu, cuda or cuda:N"),
-        (["--device", f"cuda:{GPUS}"], f"(CUDA devices that torch sees: {GPUS})"),
+        (["--device", f"cuda:{GPUS}"], f"device 'cuda:{GPUS}' cannot be used here: "),
         (["--plot", "x.bmp"], "--plot x.bmp: has to end in .png, .svg, .pdf"),
         (["--plot", "x"], "--plot x: has to end in"),
         (["--plot", "nowhere/x.png"], "nowhere/x.png: cannot be written (No such file"),
@@ -75,7 +75,7 @@ sys.exit(status)
     ("missing", "words", "sentence"),
     [
         ("matplotlib", ["--plot", "x.png"], "--plot needs matplotlib (pip install 'sitecus"),
-        ("torch", [], "bench needs torch and transformers (pip install 'sitecustomize-bt[encod"),
+        ("torch", [], "torch and transformers are needed (pip install 'sitecustomize-bt[encod"),
     ],
 )
 def test_what_is_missing_is_told_at_once(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sitecustomize_bt.cli.doctor import device
+from sitecustomize_bt.cli.doctor import libraries
 from sitecustomize_bt.cli.doctor.check import CheckState
 from sitecustomize_bt.core.devices import Devices
 from sitecustomize_bt.forward.backends import FLAGS
@@ -27,7 +27,7 @@ from sitecustomize_bt.startup.settings import BACKENDS, ENABLE
     ],
 )
 def test_the_80_gb_rule(value: str, devices: Devices, state: CheckState, stops: bool) -> None:
-    check = device.memory(settings.read({ENABLE: value}, ["demo.py"]), devices)
+    check = libraries.memory(settings.read({ENABLE: value}, ["demo.py"]), devices)
     assert (check.state, check.stops) == (state, stops)
     assert str(devices) in check.text
     assert not stops or check.fix == f"{ENABLE}=1 warns and goes on"
@@ -36,10 +36,10 @@ def test_the_80_gb_rule(value: str, devices: Devices, state: CheckState, stops: 
 def test_torch_without_sdpa(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.nn.functional, "scaled_dot_product_attention")
     asked = settings.read({ENABLE: "1"}, ["demo.py"])
-    (check,) = device.checks(asked)
+    (check,) = libraries.device(asked)
     assert check.stops
     assert check.text == f"torch {torch.__version__} has no SDPA"
-    assert list(device.backends(asked)) == []
+    assert list(libraries.backends(asked)) == []
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_backends_that_are_disabled(
         monkeypatch.setitem(FLAGS, name, (lambda: False, None))
     monkeypatch.setitem(FLAGS, "efficient", (lambda: True, None))
     asked = settings.read({ENABLE: "1", BACKENDS: wanted}, ["demo.py"])
-    found = {check.name: (check.state, check.text) for check in device.backends(asked)}
+    found = {check.name: (check.state, check.text) for check in libraries.backends(asked)}
     for name, word in inside.items():
         assert found[name] == (CheckState.NOTE, f"disabled, {word} inside encoders")
     assert found["efficient"] == (CheckState.FINE, "enabled")
@@ -65,5 +65,5 @@ def test_backends_that_are_disabled(
 
 def test_backend_that_this_torch_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(FLAGS, "flash")
-    first, *_ = device.backends(settings.read({ENABLE: "1"}, ["demo.py"]))
+    first, *_ = libraries.backends(settings.read({ENABLE: "1"}, ["demo.py"]))
     assert (first.state, first.text) == (CheckState.FINE, "not in this torch")

@@ -104,7 +104,7 @@ def test_progress_counts_every_step(models: Path, halves: Path) -> None:
         (saved,) = saved_models.find(folder)
         planned = trial.plan(saved, saved.dtype, "cpu", places)
         steps: list[str] = []
-        assert trial.check(planned, asked, steps.append).passed
+        assert trial.check(planned, asked, steps.append)["passed"]
         assert len(steps) == planned.steps
         assert sum("loading" in step for step in steps) == loads
 

@@ -10,7 +10,7 @@ import venvs
 from doctor_runs import look, one
 from venvs import RUNNING, Venv
 
-from sitecustomize_bt.cli.doctor import host, switch
+from sitecustomize_bt.cli.doctor import program
 from sitecustomize_bt.cli.doctor.check import Check, CheckState
 from sitecustomize_bt.cli.outcome import WrongUseError
 from sitecustomize_bt.startup import settings
@@ -30,7 +30,7 @@ def checked(line: str = "demo.py", **variables: str) -> list[Check]:
     names = {"value": ENABLE}
     environ = {names.get(name, f"FRAMEPACK_{name}"): text for name, text in variables.items()}
     asked = settings.read(environ, line.split())
-    return list(switch.checks(asked, environ.get(ENABLE, "")))
+    return list(program.checks(asked, environ.get(ENABLE, "")))
 
 
 @pytest.mark.parametrize("value", ["1", " ON ", "auto"])
@@ -102,12 +102,12 @@ def test_flags_of_the_program_are_read(venv: Venv) -> None:
     ],
 )
 def test_command_lines(line: str, options: str, argv: str) -> None:
-    program = host.read(line.replace("PY", sys.executable).split())
-    assert program.given
-    assert " ".join(program.options) == options
-    assert " ".join(program.argv) == argv
+    found = program.read(line.replace("PY", sys.executable).split())
+    assert found.given
+    assert " ".join(found.options) == options
+    assert " ".join(found.argv) == argv
 
 
 def test_command_line_with_a_python_that_is_not_there() -> None:
     with pytest.raises(WrongUseError, match=r"no 'python9\.9'"):
-        host.read(["python9.9", "demo.py"])
+        program.read(["python9.9", "demo.py"])

@@ -12,7 +12,8 @@ import transformers
 from verifying import HALVES, Verify, change, copied, halves, pipeline, verify
 
 from sitecustomize_bt.cli import saved_models
-from sitecustomize_bt.cli.verify import compare, inputs, trial
+from sitecustomize_bt.cli.verify import compare, trial
+from sitecustomize_bt.cli.verify.cases import cases
 from sitecustomize_bt.cli.verify.compare import ALL, Rule
 from sitecustomize_bt.families.table import Encoder, Given
 from sitecustomize_bt.startup import settings
@@ -22,7 +23,7 @@ __all__ = ["copied", "halves", "pipeline", "verify"]  # fixtures
 
 def test_prompts(models: Path) -> None:
     (saved,) = saved_models.find(models / "LlamaModel")
-    found = inputs.cases(saved)
+    found = cases(saved)
     masks = {case.name: case.inputs["attention_mask"] for case in found}
     real = [int(mask.sum()) for name, mask in masks.items() if mask.shape[0] == 1]
     assert sorted(real) == [1, 8, 60, 140, 140, 351]
@@ -30,7 +31,7 @@ def test_prompts(models: Path) -> None:
     assert masks["140 of 351"][0, :140].all() and masks["140 of 351, left"][0, -140:].all()
     assert masks["60 and 140 of 351"].sum(1).tolist() == [60, 140]
     assert masks["8 and 351 of 351"].sum(1).tolist() == [8, 351]
-    for one, again in zip(found, inputs.cases(saved), strict=True):
+    for one, again in zip(found, cases(saved), strict=True):
         assert all(torch.equal(one.inputs[name], again.inputs[name]) for name in one.inputs)
 
 
@@ -45,7 +46,7 @@ def test_prompts_for_a_short_model(verify: Verify, copied: Path) -> None:
 def test_texts_and_pictures(models: Path) -> None:
     def shapes(name: str) -> list[tuple[int, ...]]:
         (saved,) = saved_models.find(models / name)
-        return [tuple(t.shape) for case in inputs.cases(saved) for t in case.inputs.values()]
+        return [tuple(t.shape) for case in cases(saved) for t in case.inputs.values()]
 
     texts = [(1, 2), (1, 8), (1, 20), (1, 77), (2, 20)]
     assert shapes("CLIPTextModel") == [*texts, (1, 77), (1, 77)]  # the last one with its mask
@@ -64,7 +65,7 @@ def test_prompts_for_a_model_that_takes_any_length(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     module = "transformers.models.umt5.modeling_umt5"
     row = Encoder(module, "UMT5EncoderModel", "UMT5", "UMT5Attention", "umt5", Given.PROMPT)
-    found = inputs.cases(saved_models.SavedModel(tmp_path, row, "float32", 0, {}))
+    found = cases(saved_models.SavedModel(tmp_path, row, "float32", 0, {}))
     assert {tuple(one.inputs["input_ids"].shape) for one in found} == {(1, 351), (2, 351)}
     output = model(**found[0].inputs, output_hidden_states=True)
     assert set(dict(compare.floats(output))) == {

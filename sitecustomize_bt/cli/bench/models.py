@@ -1,0 +1,167 @@
+"""What is timed: random models of the table's sizes, or those of a folder, each several ways.
+
+What ``bench`` asks of the hook itself is asked here: applying it, and its counts.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...compat import transformers as compat
+from ...families import table
+from ...families.table import Encoder, Given, Sizes
+from ...model import apply, asked_attention, attention
+from ...startup import settings
+from .. import saved_models
+from ..outcome import FailedError, WrongUseError
+
+_WORDS = {Given.PROMPT: "", Given.TEXT: " text", Given.PICTURE: " vision"}
+
+# Nothing else of the environment: figures are of what the hook does by default.
+_ON = {settings.ENABLE: "1"}
+# So large that what is timed is never what was evicted.
+_REUSING = {**_ON, settings.REUSE: "4GB"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """``component``: as the table of figures calls it.
+
+    ``build(device, dtype)`` makes the model; without a dtype (as torch names it) in its own.
+    """
+
+    component: str
+    row: Encoder
+    build: Callable[[str, str | None], Any]
+
+
+def of_table(encoder: str, real: bool, layers: int) -> list[Source]:
+    """A random model of the family ``encoder``, or for ``all`` of each that FramePack uses."""
+    found = []
+    for name, row in table.families().items():
+        if name == encoder or (encoder == "all" and row.role):
+            build = functools.partial(_random_model, row.sizes, real, layers)
+            found.append(Source(f"{row.family}{_WORDS[row.given]}", row, build))
+    return found
+
+
+def of_folder(folder: Path, encoder: str) -> tuple[list[Source], list[str]]:
+    """The folder's models (of one family, or ``all``), and a sentence on each that is left out."""
+    found, left_out = [], []
+    there = saved_models.find(folder)
+    counts = Counter(saved.row.name for saved in there)
+    for saved in there:
+        name = saved.row.name
+        asked = asked_attention.read((str(saved.path),), {})
+        if saved.row.given is Given.PAIR:
+            left_out.append(f"{name} in {saved.path}: only its text or vision model is timed alone")
+        elif asked.asked_by is not None and asked.value != compat.SDPA:
+            left_out.append(
+                f"{name} in {saved.path}: the {asked.asked_by} asks for {asked.value}, "
+                "so the hook leaves it alone"
+            )
+        else:
+            component = name if counts[name] == 1 else f"{name} {saved.path.name}"
+            found.append(Source(component, saved.row, functools.partial(_saved_model, saved)))
+    if not found:
+        raise WrongUseError(f"{folder} holds nothing that can be timed ({'; '.join(left_out)})")
+    found = [source for source in found if encoder in ("all", source.row.adapter)]
+    if not found:
+        raise WrongUseError(f"{folder} holds no {encoder} model that can be timed")
+    return found, left_out
+
+
+def of_phase(sources: list[Source]) -> list[Source]:
+    """The first of each role that FramePack has; none where a role is missing."""
+    first = {source.row.role: source for source in reversed(sources) if source.row.role}
+    whole = set(first) == {row.role for row in table.ENCODERS if row.role}
+    return [source for source in sources if source in first.values()] if whole else []
+
+
+def _random_model(sizes: Sizes, real: bool, layers: int, device: str, dtype: str | None) -> Any:
+    _, transformers = saved_models.libraries()
+    values = dict(sizes.true if real else sizes.reduced)
+    if sizes.layers:
+        values[sizes.layers] = layers
+    config = getattr(transformers, sizes.config)(**values)
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = getattr(transformers, sizes.name)(config)
+    return model.to(device, getattr(torch, dtype or "float32")).eval()
+
+
+def _saved_model(saved: saved_models.SavedModel, device: str, dtype: str | None) -> Any:
+    return saved_models.load(saved, None, dtype or saved.dtype, device)
+
+
+class Twins:
+    """One model several ways, all of which share every parameter: ``models``, by variant.
+
+    ``default``: as it was given, untouched. ``eager``: untouched, with eager attention.
+    ``accelerated``: with the hook. ``reused``: with the hook and encode reuse.
+    """
+
+    def __init__(
+        self, default: Any, variants: tuple[str, ...] = ("eager", "default", "accelerated")
+    ) -> None:
+        row = table.row_of(type(default))
+        if row is None:
+            raise FailedError(f"{type(default).__name__} is not accelerated")
+        self.default = default
+        self.models = {name: self._variant(row, name) for name in variants}
+
+    @property
+    def dtype(self) -> str:
+        """As torch names it."""
+        return str(self.default.dtype).removeprefix("torch.")
+
+    def forwards(self, inputs: dict[str, Any]) -> dict[str, Callable[[], object]]:
+        """One forward of each."""
+        return {name: functools.partial(model, **inputs) for name, model in self.models.items()}
+
+    def passed_through(self) -> Counter[str]:
+        """How often the accelerated one has computed all that it was given, by the reason."""
+        counts = apply.activity_of(self.models["accelerated"]).padding
+        passed = counts.passed_through if counts else {}
+        return Counter({reason.value: number for reason, number in passed.items()})
+
+    def _variant(self, row: Encoder, name: str) -> Any:
+        if name == "default":
+            return self.default
+        if name == "eager":
+            return _copy(self.default, row, compat.EAGER)
+        model = _copy(self.default, row, compat.SDPA)
+        environment = _REUSING if name == "reused" else _ON
+        decision = apply.apply_built(model, settings.read(environment, ()))
+        if not decision.applied:
+            raise FailedError(decision.line)
+        if name == "reused" and not decision.reuses:
+            raise FailedError(f"nothing is reused of {row.name}")
+        return model
+
+
+def _copy(model: Any, row: Encoder, implementation: str) -> Any:
+    """Another model with the same parameters, that runs ``implementation``."""
+    # What deepcopy finds in the memo it shares; the configs it copies.
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, shared)
+    # Where the attention class was chosen at build time, the classes differ in their forward alone.
+    # Building a second model would take its memory.
+    classes = compat.attention_classes(row.module, row.family)
+    for module in twin.modules():
+        if "config" in vars(module):
+            compat.set_attention(module.config, implementation)
+        if type(module) in classes.values():
+            module.__class__ = classes[implementation]
+    running = attention.running(twin, row)
+    if running != implementation:
+        raise FailedError(f"{row.name} runs {running} attention where {implementation} was set")
+    return twin
