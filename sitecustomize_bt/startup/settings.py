@@ -32,6 +32,7 @@ MEMORY_V2_FLAG = "--use-memory-v2"
 OFF_WORDS = ("0", "false", "no", "off")
 ON_WORDS = ("1", "true", "yes", "on")
 AUTO_WORDS = ("auto",)
+ALL = "all"
 LOG_LEVELS = ("silent", "warning", "info", "debug")
 OFFLOAD_POLICIES = ("skip", "keep")
 BACKEND_NAMES = ("flash", "efficient", "math", "cudnn")
@@ -57,7 +58,8 @@ class Settings:
     ``mode_given``: whether the variable says anything that is understood.
     ``disabled_by_flag``, ``fast_start``, ``memory_v2``: the host's flags (and variable).
     ``spawned``: a child of multiprocessing, which gets its parent's command line only later.
-    ``padding``: whether padding is skipped.
+    ``padding``: whether padding is skipped; ``all_padding``: also of classes whose padding a known
+    program reads.
     ``force``: try library versions that are not known to work as well.
     ``is_demo``: the running script is one of FramePack's ``demo_gradio*.py``.
     ``offload``: one of OFFLOAD_POLICIES.
@@ -70,6 +72,7 @@ class Settings:
     """
 
     __slots__ = (
+        "all_padding",
         "backends",
         "disabled_by_flag",
         "fast_start",
@@ -94,6 +97,7 @@ class Settings:
         self.disabled_by_flag = False
         self.fast_start = False
         self.padding = True
+        self.all_padding = False
         self.force = False
         self.memory_v2 = False
         self.is_demo = False
@@ -156,7 +160,8 @@ def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -
     found.report = environ.get(REPORT, "").strip()
     found.log = _one_of(environ, LOG, LOG_LEVELS, "warning" if found.rank else "info", warnings)
     found.offload = _one_of(environ, OFFLOAD, OFFLOAD_POLICIES, "skip", warnings)
-    found.padding = _switch(environ, PADDING, "1", warnings)
+    padding = _one_of(environ, PADDING, (*ON_WORDS, *OFF_WORDS, ALL), "1", warnings)
+    found.padding, found.all_padding = padding not in OFF_WORDS, padding == ALL
     found.reuse = _reuse(environ, warnings)
     found.force = _switch(environ, FORCE, "0", warnings)
     found.fast_start = _switch(environ, FAST_START, "0", warnings) or FAST_START_FLAG in flags
