@@ -25,9 +25,10 @@ def skip_padding(model: torch.nn.Module) -> None:
     """The padding skip and nothing else, whatever attention ``model`` runs."""
     row = table.row_of(type(model))
     assert row is not None
-    home = next(cls for cls in type(model).__mro__ if cls.__module__ == row.module)
+    part = model.get_submodule(row.path)
+    home = next(cls for cls in type(part).__mro__ if cls.__module__ == row.module)
     stage = PaddingSkip(row.name, _tallies.setdefault(model, Tally()))
-    assert not front.attach(model, home, front.Front(model, row.text, [stage], row.module))
+    assert not front.attach(part, home, front.Front(part, row.text, [stage], row.module))
 
 
 def begin(model: torch.nn.Module, mode: Any, **kwargs: Any) -> Any:
@@ -60,7 +61,8 @@ def leave(model: torch.nn.Module) -> None:
 def leave_all() -> None:
     """Undo every ``skip_padding`` whose model somebody still holds."""
     for model in list(_tallies):
-        front.detach(model)
+        for part in model.modules():
+            front.detach(part)
 
 
 def padding_counts(model: torch.nn.Module) -> PaddingCounts:

@@ -96,9 +96,21 @@ def build(name: str, **config_changes: Any) -> torch.nn.Module:
     return getattr(transformers, name)(config).eval()
 
 
+def _is_here(row: table.Encoder) -> bool:
+    """Whether this transformers has the class, and the part of it that is watched."""
+    if not row.path or not hasattr(transformers, row.name):
+        return hasattr(transformers, row.name)
+    with torch.device("meta"):
+        return row.path in dict(build(row.name).named_modules())
+
+
+# The rows of the table whose class this transformers has.
+ROWS = tuple(row for row in table.ENCODERS if _is_here(row))
+
+
 def save_all(folder: Path) -> Path:
     """Save a model of every registered class under ``folder / class name``."""
-    for row in table.ENCODERS:
+    for row in ROWS:
         build(row.name).save_pretrained(folder / row.name)
     return folder
 

@@ -152,8 +152,8 @@ ENCODERS: tuple[Encoder, ...] = (
         "T5EncoderModel",
         Given.PROMPT,
         model_type="t5",
-        # diffusers' ChromaPipeline attends to the first padded row as well. HunyuanVideo 1.5 reads
-        # real rows alone; FLUX, SD3, LTX-Video and CogVideoX give no mask.
+        # diffusers' ChromaPipeline attends to the first padded row as well, and HiDream hands all
+        # rows on. HunyuanVideo 1.5 reads real rows alone; FLUX, SD3 and CogVideoX give no mask.
         padding_read_by="Chroma",
     ),
     # In diffusers 0.42.1 Z-Image takes the real rows; Anima and Ovis-Image multiply by the mask;

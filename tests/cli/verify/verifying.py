@@ -17,11 +17,10 @@ import sitecustomize_bt
 from sitecustomize_bt.cli import saved_models
 from sitecustomize_bt.cli.main import main
 from sitecustomize_bt.core import console
-from sitecustomize_bt.families.table import ENCODERS
 from sitecustomize_bt.padding import outputs
 from sitecustomize_bt.padding.window import Window
 
-NAMES = [row.name for row in ENCODERS]
+NAMES = [row.name for row in tiny.ROWS]
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 INDEX = {
     "_class_name": "HunyuanVideoPipeline",
