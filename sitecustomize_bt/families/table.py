@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..startup.settings import ALL, PADDING
+
 if TYPE_CHECKING:
     from .text import Text
 
@@ -54,6 +56,11 @@ class Encoder:
     def label(self) -> str:
         """As printed: ``text_encoder (LLaMA)``."""
         return f"{self.role or self.name} ({self.family})"
+
+    @property
+    def word(self) -> str:
+        """The family as the command line calls it: ``qwen2.5-vl``."""
+        return self.family.lower()
 
     @property
     def can_skip_padding(self) -> bool:
@@ -169,7 +176,8 @@ ENCODERS: tuple[Encoder, ...] = (
         model_type="qwen2_5_vl",
         path="model.language_model",
         # diffusers' LongCatImagePipeline hands all rows of its 512 on, padding included. Qwen-Image
-        # takes the real rows, HunyuanImage 2.1 and Kandinsky hand their masks on, Cosmos gives none.
+        # takes the real rows, HunyuanImage 2.1 and Kandinsky 6 hand their masks on, Kandinsky 5 and
+        # Cosmos 2.5 give none.
         padding_read_by="LongCat-Image",
     ),
 )
@@ -181,8 +189,19 @@ def modules() -> Iterator[str]:
 
 
 def families() -> dict[str, Encoder]:
-    """By adapter, the row of the class that ``bench`` builds of the family."""
-    return {row.adapter: row for row in ENCODERS if row.name == row.sizes.name}
+    """By word, the row of the class that ``bench`` builds of the family."""
+    return {row.word: row for row in ENCODERS if row.name == row.sizes.name}
+
+
+def padding_in_words() -> str:
+    """Whose padding is skipped by default, and whose only where the user asks for all of it."""
+    default = ", ".join(row.name for row in ENCODERS if row.skips_padding)
+    asked = ", ".join(
+        f"{row.name} (read by {row.padding_read_by})"
+        for row in ENCODERS
+        if row.can_skip_padding and row.padding_read_by
+    )
+    return f"skipped for {default}; only with {PADDING}={ALL} for {asked}"
 
 
 def rows_of(module: str) -> tuple[Encoder, ...]:

@@ -97,11 +97,7 @@ def _suits(call: Call, text: Text, values: Values) -> bool:
         and (mask is None or (rules.has_shape(mask, shape) and bool((mask == 1).all())))
         # Without mask and cache transformers 5 takes these for packed sequences; with one it does
         # not, and a cache is what there will be.
-        and (
-            mask is not None
-            or positions is None
-            or _wants_cache(call.module, values)
-        )
+        and (mask is not None or positions is None or _wants_cache(call.module, values))
     )
 
 

@@ -44,7 +44,7 @@ def tokenizer() -> Any:
 def pipeline(name: str, **parts: Any) -> Any:
     """The pipeline ``name`` with nothing but ``parts``."""
     cls = getattr(diffusers, name)
-    needed = {part: None for part in cls._get_signature_keys(cls)[0] - parts.keys()}
+    needed = dict.fromkeys(cls._get_signature_keys(cls)[0] - parts.keys())
     return cls(**needed, **parts)
 
 

@@ -123,7 +123,7 @@ def _sources(options: argparse.Namespace) -> tuple[list[Source], list[str]]:
         layers = options.layers or _LAYERS
         return sources.of_table(options.encoder, options.real_shapes, layers), []
     found, left_out = sources.of_folder(Path(options.models))
-    wanted = [source for source in found if options.encoder in ("all", source.row.adapter)]
+    wanted = [source for source in found if options.encoder in ("all", source.row.word)]
     if not wanted:
         raise WrongUseError(f"{options.models} holds no {options.encoder} model that can be timed")
     return wanted, left_out

@@ -82,7 +82,7 @@ class ReuseRows(Benchmark):
     def _prompt(self, model: Any, real: int, tail: int, *, known: bool = True) -> dict[str, Any]:
         """The template (or something else where it is not to be ``known``) and a tail."""
         torch.manual_seed(tail)
-        vocabulary = model.config.vocab_size
+        vocabulary = model.get_input_embeddings().num_embeddings
         found = inputs.prompt(1, real, "right", self.options.device, vocabulary=vocabulary)
         if known:
             found["input_ids"][:, :TEMPLATE] = torch.arange(TEMPLATE) % vocabulary

@@ -136,9 +136,10 @@ class EncoderRows(Benchmark):
 
     def rows(self, source: Source, twins: Twins) -> Iterator[Row]:
         model, padded, name = twins.default, self.options.padded_to, source.component
-        layers = getattr(model.config, source.row.sizes.layers or "num_hidden_layers")
+        config = model.get_submodule(source.row.path).config
+        layers = getattr(config, source.row.sizes.layers or "num_hidden_layers")
         about = functools.partial(
-            _about, source.row.adapter, source.row.name, twins.dtype, layers=layers
+            _about, source.row.word, source.row.name, twins.dtype, layers=layers
         )
         if source.row.given is not Given.PROMPT:
             given, tokens, unit = inputs.fixed(source.row.given, model)
@@ -194,7 +195,7 @@ class EncoderRows(Benchmark):
         return found
 
     def _prompt(self, model: Any, batch: int, real: int, side: str) -> dict[str, Any]:
-        vocabulary, padded = model.config.vocab_size, self.options.padded_to
+        vocabulary, padded = model.get_input_embeddings().num_embeddings, self.options.padded_to
         device = self.options.device
         return inputs.prompt(batch, real, side, device, vocabulary=vocabulary, padded=padded)
 

@@ -18,7 +18,7 @@ from ...startup import settings
 from .. import screen
 from ..outcome import CommandOutcome, Table
 from . import device, host, installed, libraries, others, startup, switch
-from .check import Check, CheckState, problem
+from .check import Check, CheckState, fine, problem
 
 HELP = "Say whether the hook is on here, and if not, why not and what to do."
 EXAMPLE = "sitecustomize-bt doctor -- python demo_gradio.py"
@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> CommandOutcome:
     sections: dict[str, Callable[[], Iterable[Check]]] = {
         "start-up": lambda: startup.checks(program, copies, options.ran_at_startup),
         "switch": lambda: switch.checks(asked, os.environ.get(settings.ENABLE, "")),
+        "padding": lambda: [fine("classes", table.padding_in_words())],
         "versions": lambda: libraries.checks(asked.force),
         "device": lambda: device.checks(asked),
         "backends": lambda: device.backends(asked),

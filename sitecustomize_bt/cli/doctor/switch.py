@@ -37,6 +37,11 @@ def checks(asked: settings.Settings, value: str) -> Iterator[Check]:
     quiet = asked.log in ("silent", "warning")
     notes = (
         (not asked.padding, "padding", f"{settings.PADDING} keeps it from being skipped"),
+        (
+            asked.all_padding,
+            "padding",
+            f"{settings.PADDING}={settings.ALL}: skipped though a known program reads it",
+        ),
         (asked.reuse, "reuse", f"{settings.REUSE}: what was encoded before is not encoded again"),
         (
             asked.offload == "keep",

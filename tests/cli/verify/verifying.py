@@ -26,7 +26,7 @@ INDEX = {
     "_class_name": "HunyuanVideoPipeline",
     "text_encoder": ["transformers", "LlamaModel"],
     "text_encoder_2": ["transformers", "CLIPTextModel"],
-    "text_encoder_3": ["transformers", "T5EncoderModel"],
+    "text_encoder_3": ["transformers", "MT5EncoderModel"],
     "tokenizer": ["transformers", "LlamaTokenizerFast"],
     "vae": ["diffusers", "AutoencoderKLHunyuanVideo"],
 }
@@ -80,8 +80,8 @@ def pipeline(models: Path, tmp_path: Path) -> Path:
     shutil.copytree(models / "CLIPTextModel", folder / "text_encoder_2")
     for name in ("text_encoder_3", "vae"):
         (folder / name).mkdir()
-    t5 = {"architectures": ["T5EncoderModel"], "model_type": "t5"}
-    (folder / "text_encoder_3" / "config.json").write_text(json.dumps(t5))
+    mt5 = {"architectures": ["MT5EncoderModel"], "model_type": "mt5"}
+    (folder / "text_encoder_3" / "config.json").write_text(json.dumps(mt5))
     (folder / "model_index.json").write_text(json.dumps(INDEX))
     return folder
 
