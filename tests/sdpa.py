@@ -12,10 +12,10 @@ from torch.overrides import TorchFunctionMode
 
 import sitecustomize_bt
 from sitecustomize_bt.compat.transformers import supports_sdpa
-from sitecustomize_bt.families.table import ENCODERS, row_of
+from sitecustomize_bt.families.table import row_of
 
 # The classes that this transformers has SDPA for.
-NAMES = [row.name for row in ENCODERS if supports_sdpa(getattr(transformers, row.name))]
+NAMES = [row.name for row in tiny.ROWS if supports_sdpa(getattr(transformers, row.name))]
 
 
 class SdpaCalls(TorchFunctionMode):

@@ -18,6 +18,14 @@ from sitecustomize_bt.forward.guards import Stack
 from sitecustomize_bt.model import apply
 from sitecustomize_bt.padding.skip import PaddingSkip
 
+
+def watched_part(model: torch.nn.Module) -> torch.nn.Module:
+    """The module before whose calls we stand: the model, or the part of it that its row names."""
+    row = table.row_of(type(model))
+    assert row is not None
+    return model.get_submodule(row.path)
+
+
 _tallies: weakref.WeakKeyDictionary[torch.nn.Module, Tally] = weakref.WeakKeyDictionary()
 
 
@@ -25,9 +33,10 @@ def skip_padding(model: torch.nn.Module) -> None:
     """The padding skip and nothing else, whatever attention ``model`` runs."""
     row = table.row_of(type(model))
     assert row is not None
-    home = next(cls for cls in type(model).__mro__ if cls.__module__ == row.module)
+    part = watched_part(model)
+    home = next(cls for cls in type(part).__mro__ if cls.__module__ == row.module)
     stage = PaddingSkip(row.name, _tallies.setdefault(model, Tally()))
-    assert not front.attach(model, home, front.Front(model, row.text, [stage], row.module))
+    assert not front.attach(part, home, front.Front(part, row.text, [stage], row.module))
 
 
 def begin(model: torch.nn.Module, mode: Any, **kwargs: Any) -> Any:
@@ -54,13 +63,13 @@ def inside(model: torch.nn.Module, mode: Any) -> Iterator[None]:
 
 def leave(model: torch.nn.Module) -> None:
     """Undo ``skip_padding``."""
-    assert front.detach(model)
+    assert front.detach(watched_part(model))
 
 
 def leave_all() -> None:
     """Undo every ``skip_padding`` whose model somebody still holds."""
     for model in list(_tallies):
-        front.detach(model)
+        front.detach(watched_part(model))
 
 
 def padding_counts(model: torch.nn.Module) -> PaddingCounts:

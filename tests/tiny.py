@@ -34,7 +34,19 @@ _VISION = {
     "patch_size": 14,
 }
 
-_T5 = {"num_layers": 3, "num_heads": 4, "vocab_size": 128}
+_T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4, "vocab_size": 128}
+
+# Released configs say as much; some transformers had a window that is not used by default.
+_QWEN = {**_TEXT, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": None}
+_QWEN_VL = {**_QWEN, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+_QWEN_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "depth": 1,
+    "num_heads": 4,
+    "out_hidden_size": 32,
+    "fullatt_block_indexes": [0],
+}
 
 # A device_map of the tiny LlamaModel that offloads.
 CPU_AND_DISK = {
@@ -59,7 +71,14 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "SiglipTextModel": ("SiglipTextConfig", _TEXT),
     "SiglipVisionModel": ("SiglipVisionConfig", _VISION),
     "SiglipModel": ("SiglipConfig", {"text_config": _TEXT, "vision_config": _VISION}),
-    "UMT5EncoderModel": ("UMT5Config", {"d_model": 32, "d_kv": 8, "d_ff": 64, **_T5}),
+    "UMT5EncoderModel": ("UMT5Config", _T5),
+    "T5EncoderModel": ("T5Config", _T5),
+    "Qwen3Model": ("Qwen3Config", _QWEN),
+    "Qwen2_5_VLTextModel": ("Qwen2_5_VLTextConfig", _QWEN_VL),
+    "Qwen2_5_VLForConditionalGeneration": (
+        "Qwen2_5_VLConfig",
+        {"text_config": _QWEN_VL, "vision_config": _QWEN_VISION},
+    ),
 }
 
 
@@ -77,9 +96,21 @@ def build(name: str, **config_changes: Any) -> torch.nn.Module:
     return getattr(transformers, name)(config).eval()
 
 
+def _is_here(row: table.Encoder) -> bool:
+    """Whether this transformers has the class, and the part of it that is watched."""
+    if not row.path or not hasattr(transformers, row.name):
+        return hasattr(transformers, row.name)
+    with torch.device("meta"):
+        return row.path in dict(build(row.name).named_modules())
+
+
+# The rows of the table whose class this transformers has.
+ROWS = tuple(row for row in table.ENCODERS if _is_here(row))
+
+
 def save_all(folder: Path) -> Path:
     """Save a model of every registered class under ``folder / class name``."""
-    for row in table.ENCODERS:
+    for row in ROWS:
         build(row.name).save_pretrained(folder / row.name)
     return folder
 

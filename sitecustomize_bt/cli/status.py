@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..families import table
 from ..report import file as report_file
 from ..startup.settings import ENABLE, REPORT
 from .outcome import CommandOutcome, FailedError, Table, WrongUseError
@@ -36,7 +37,8 @@ def run(options: argparse.Namespace) -> CommandOutcome:
         raise WrongUseError("the path of a report is empty")
     reports, unreadable = _read_all(Path(options.path))
     totals = _totals(reports)
-    blocks: list[Table | str] = [*map(_table, reports), *unreadable, _summary(totals)]
+    padding = f"Padding is {table.padding_in_words()}."
+    blocks: list[Table | str] = [*map(_table, reports), *unreadable, padding, _summary(totals)]
     data = {"reports": reports, "unreadable": unreadable, "totals": totals}
     return CommandOutcome(bool(unreadable) or totals["accelerated"] == 0, data, blocks)
 

@@ -7,7 +7,7 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
-from ..startup.settings import ENABLE, PADDING, REUSE, Settings
+from ..startup.settings import ALL, ENABLE, PADDING, REUSE, Settings
 from .devices import Devices
 
 _SDPA = "sdpa"
@@ -35,6 +35,7 @@ class Reason(enum.Enum):
     NO_SDPA_FOR_CLASS = "no SDPA for this class"
     SWITCHED_OFF = "switched off"
     NOT_FOR_CLASS = "not for this class"
+    READ_BY_A_HOST = "a known program reads it"
     NOT_FOR_MODEL = "not for this model"
     UNKNOWN_FORWARD = "a forward that is not known"
     NOT_ATTACHED = "could not be attached"
@@ -130,7 +131,10 @@ class Decision:
 
 
 # Why padding is computed, where the class and the settings would have it skipped.
-_TOLD = (Reason.NOT_ATTACHED, Reason.NOT_FOR_MODEL, Reason.UNKNOWN_FORWARD)
+_TOLD = (
+    *(Reason.NOT_ATTACHED, Reason.NOT_FOR_MODEL, Reason.UNKNOWN_FORWARD),
+    Reason.READ_BY_A_HOST,
+)
 
 PARTS = ("attention", "backends", "padding", "reuse")
 
@@ -154,7 +158,8 @@ class Facts:
     quantized: str | None = None  # by what
     optimum: str = ""  # why optimum's BetterTransformer is not used, as a line
     transformed: bool = False  # whether optimum has transformed it
-    skips_padding: bool = False  # whether padding may be skipped for the class
+    can_skip_padding: bool = False  # whether padding may be skipped for the class at all
+    skips_padding: bool = False  # whether it is by default
     padding_stays: str = ""  # why not for the class or this model, in words
     unknown_forward: str = ""  # why its forward is not one that the skip is made for
     reuses: bool = True  # whether encode reuse is for the class
@@ -234,10 +239,13 @@ def _attention(facts: Facts) -> Outcome:
 
 
 def _padding(settings: Settings, facts: Facts) -> Outcome:
-    if not facts.skips_padding:
+    if not facts.can_skip_padding:
         return Outcome(False, Reason.NOT_FOR_CLASS, facts.padding_stays)
     if not settings.padding:
         return Outcome(False, Reason.SWITCHED_OFF, f"{PADDING}=0")
+    if not (facts.skips_padding or settings.all_padding):
+        detail = f"{facts.padding_stays}; {PADDING}={ALL} skips it"
+        return Outcome(False, Reason.READ_BY_A_HOST, detail)
     if facts.unknown_forward:
         return Outcome(False, Reason.UNKNOWN_FORWARD, facts.unknown_forward)
     if facts.padding_stays:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..startup.settings import ALL, PADDING
+
 if TYPE_CHECKING:
     from .text import Text
 
@@ -32,9 +34,10 @@ class Encoder:
     config.json names it. ``role``: the name that FramePack gives the model.
 
     ``path``: the attribute path from the loaded model to the module whose forward is watched;
-    empty for the model itself. ``padding_read_by``: the hosts that read what stands at padded
-    positions, so that padding is computed; empty where padding may be skipped, or there is none.
-    ``reuses``: whether encode reuse may answer its calls.
+    empty for the model itself. ``padding_read_by``: a known host that reads what stands at padded
+    positions, so that padding is skipped only where the user asks for all of it.
+    ``encodes``: whether each call is complete in itself, as an encoder's is. Otherwise its calls go
+    on with a cache and its outputs are not known here: nothing is skipped or reused.
     """
 
     module: str
@@ -47,7 +50,7 @@ class Encoder:
     role: str = ""
     path: str = ""
     padding_read_by: str = ""
-    reuses: bool = True
+    encodes: bool = True
 
     @property
     def label(self) -> str:
@@ -55,13 +58,23 @@ class Encoder:
         return f"{self.role or self.name} ({self.family})"
 
     @property
+    def word(self) -> str:
+        """The family as the command line calls it: ``qwen2.5-vl``."""
+        return self.family.lower()
+
+    @property
+    def can_skip_padding(self) -> bool:
+        """Whether padding is skipped where the user asks for all of it."""
+        return self.given is Given.PROMPT and self.encodes
+
+    @property
     def skips_padding(self) -> bool:
-        """Whether padding may be skipped for this class."""
-        return self.given is Given.PROMPT and not self.padding_read_by
+        """Whether padding is skipped by default."""
+        return self.can_skip_padding and not self.padding_read_by
 
     @property
     def padding_stays(self) -> str:
-        """Why padding is computed, in words; empty where it may be skipped."""
+        """Why padding is computed by default, in words; empty where it is skipped."""
         if self.padding_read_by:
             return f"{self.padding_read_by} reads what stands there"
         return "" if self.skips_padding else "it is given no padding that nobody reads"
@@ -69,7 +82,7 @@ class Encoder:
     @property
     def text(self) -> Text | None:
         """The adapter by which padding is skipped; None where it never is."""
-        if not self.skips_padding:
+        if not self.can_skip_padding:
             return None
         adapter: Text = _module(self.adapter).ADAPTER
         return adapter
@@ -98,6 +111,14 @@ class Sizes:
 
 _LLAMA = ("transformers.models.llama.modeling_llama", "LLaMA", "LlamaAttention", "llama")
 _CLIP = ("transformers.models.clip.modeling_clip", "CLIP", "CLIPAttention", "clip")
+_QWEN3 = ("transformers.models.qwen3.modeling_qwen3", "Qwen3", "Qwen3Attention", "qwen3")
+_QWEN2_5_VL = (
+    "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
+    "Qwen2.5-VL",
+    "Qwen2_5_VLAttention",
+    "qwen2_5_vl",
+)
+_T5 = ("transformers.models.t5.modeling_t5", "T5", "T5Attention", "t5")
 _UMT5 = ("transformers.models.umt5.modeling_umt5", "UMT5", "UMT5Attention", "umt5")
 _SIGLIP = ("transformers.models.siglip.modeling_siglip", "SigLip", "SiglipAttention", "siglip")
 
@@ -115,7 +136,7 @@ ENCODERS: tuple[Encoder, ...] = (
         Given.PROMPT,
         # diffusers' HiDreamImagePipeline hands all rows of its 128 on, padding included.
         padding_read_by="HiDream",
-        reuses=False,
+        encodes=False,
     ),
     _row(_CLIP, "CLIPTextModel", Given.TEXT, model_type="clip_text_model", role="text_encoder_2"),
     _row(_CLIP, "CLIPTextModelWithProjection", Given.TEXT),
@@ -133,6 +154,32 @@ ENCODERS: tuple[Encoder, ...] = (
     _row(_SIGLIP, "SiglipModel", Given.PAIR, model_type="siglip"),
     # diffusers' Wan, SkyReels V2 and their kin take the real rows and put zeros behind them.
     _row(_UMT5, "UMT5EncoderModel", Given.PROMPT, model_type="umt5"),
+    _row(
+        _T5,
+        "T5EncoderModel",
+        Given.PROMPT,
+        model_type="t5",
+        # diffusers' ChromaPipeline attends to the first padded row as well, and HiDream hands all
+        # rows on. HunyuanVideo 1.5 reads real rows alone; FLUX, SD3 and CogVideoX give no mask.
+        padding_read_by="Chroma",
+    ),
+    # In diffusers 0.42.1 Z-Image takes the real rows; Anima and Ovis-Image multiply by the mask;
+    # ACE-Step gives none. FLUX.2 klein, which reads padded rows, loads Qwen3ForCausalLM, as
+    # black-forest-labs' own code does: that class is not in this table, and left as it is.
+    _row(_QWEN3, "Qwen3Model", Given.PROMPT, model_type="qwen3"),
+    # In diffusers 0.42.1 HunyuanVideo 1.5 alone loads the text model itself, and hands its mask on.
+    _row(_QWEN2_5_VL, "Qwen2_5_VLTextModel", Given.PROMPT, model_type="qwen2_5_vl_text"),
+    _row(
+        _QWEN2_5_VL,
+        "Qwen2_5_VLForConditionalGeneration",
+        Given.PROMPT,
+        model_type="qwen2_5_vl",
+        path="model.language_model",
+        # diffusers' LongCatImagePipeline hands all rows of its 512 on, padding included. Qwen-Image
+        # takes the real rows, HunyuanImage 2.1 and Kandinsky 6 hand their masks on, Kandinsky 5 and
+        # Cosmos 2.5 give none.
+        padding_read_by="LongCat-Image",
+    ),
 )
 
 
@@ -142,8 +189,19 @@ def modules() -> Iterator[str]:
 
 
 def families() -> dict[str, Encoder]:
-    """By adapter, the row of the class that ``bench`` builds of the family."""
-    return {row.adapter: row for row in ENCODERS if row.name == row.sizes.name}
+    """By word, the row of the class that ``bench`` builds of the family."""
+    return {row.word: row for row in ENCODERS if row.name == row.sizes.name}
+
+
+def padding_in_words() -> str:
+    """Whose padding is skipped by default, and whose only where the user asks for all of it."""
+    default = ", ".join(row.name for row in ENCODERS if row.skips_padding)
+    asked = ", ".join(
+        f"{row.name} (read by {row.padding_read_by})"
+        for row in ENCODERS
+        if row.can_skip_padding and row.padding_read_by
+    )
+    return f"skipped for {default}; only with {PADDING}={ALL} for {asked}"
 
 
 def rows_of(module: str) -> tuple[Encoder, ...]:

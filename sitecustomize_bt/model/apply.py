@@ -240,9 +240,13 @@ def _watched(model: torch.nn.Module, row: Encoder) -> torch.nn.Module:
     return model.get_submodule(row.path)
 
 
-def _padding_stays(model: torch.nn.Module, row: Encoder) -> str:
-    """What about this model makes its padding be computed; empty if nothing does."""
-    return why_not_exact(row.text, _watched(model, row)) if row.text is not None else ""
+def _row_of(model: torch.nn.Module) -> Encoder | None:
+    """The row of the model's class; None, too, where this release has no part of that name."""
+    row = table.row_of(type(model))
+    try:
+        return row if row is None or _watched(model, row) else None
+    except AttributeError:
+        return None
 
 
 def _not_registered(model: object) -> Decision:
@@ -255,7 +259,7 @@ def _looked_at(
     model: torch.nn.Module, request: Request, settings: Settings
 ) -> tuple[Encoder | None, Facts | None]:
     """The model's row, and all that is decided from; to be called without the lock."""
-    row = table.row_of(type(model))
+    row = _row_of(model)
     if row is None:
         return None, None
     cls, devices = type(model), device.look()
@@ -269,7 +273,9 @@ def _looked_at(
     # A release that is not known may not even have what tells this.
     running, stays = "", row.padding_stays
     if unknown is None or settings.force:
-        running, stays = attention.running(model, row), stays or _padding_stays(model, row)
+        running, text = attention.running(model, row), row.text
+        if text is not None and (row.skips_padding or settings.all_padding):
+            stays = why_not_exact(text, _watched(model, row))
     return row, Facts(
         label=row.label,
         model_class=cls.__name__,
@@ -286,8 +292,9 @@ def _looked_at(
         quantized=quantized,
         optimum=optimum,
         transformed=optimum_bridge.transformed(model),
+        can_skip_padding=row.can_skip_padding,
         skips_padding=row.skips_padding,
         padding_stays=stays,
         unknown_forward="" if is_known else "its forward is not transformers' own",
-        reuses=row.reuses,
+        reuses=row.encodes,
     )

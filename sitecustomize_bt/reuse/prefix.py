@@ -28,6 +28,7 @@ _SHORTEST = 8
 _LOOKED_AT = 32
 
 _COLUMN = 16  # bytes of a token and its position: two int64
+_DIMENSIONS = 2  # of positions: batch and columns
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class CommonPrefix(Stage):
 def _suits(call: Call, text: Text, values: Values) -> bool:
     """Whether the forward is one of whole rows of tokens that see all that went before them."""
     ids, mask, shape = values.get("input_ids"), values.get("attention_mask"), call.shape
+    positions = values.get(text.positions)
     return (
         ids is not None
         and shape is not None
@@ -90,14 +92,12 @@ def _suits(call: Call, text: Text, values: Values) -> bool:
         and values.get("output_hidden_states") in (None, True, False)
         and all(values.get(name) is None for name in (*CACHES, "cache_position"))
         and call.has_positions
+        # A known column has one position; pictures have several.
+        and (positions is None or positions.dim() == _DIMENSIONS)
         and (mask is None or (rules.has_shape(mask, shape) and bool((mask == 1).all())))
         # Without mask and cache transformers 5 takes these for packed sequences; with one it does
         # not, and a cache is what there will be.
-        and (
-            mask is not None
-            or values.get(text.positions) is None
-            or _wants_cache(call.module, values)
-        )
+        and (mask is not None or positions is None or _wants_cache(call.module, values))
     )
 
 

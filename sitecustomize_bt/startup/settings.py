@@ -32,6 +32,7 @@ MEMORY_V2_FLAG = "--use-memory-v2"
 OFF_WORDS = ("0", "false", "no", "off")
 ON_WORDS = ("1", "true", "yes", "on")
 AUTO_WORDS = ("auto",)
+ALL = "all"
 LOG_LEVELS = ("silent", "warning", "info", "debug")
 OFFLOAD_POLICIES = ("skip", "keep")
 BACKEND_NAMES = ("flash", "efficient", "math", "cudnn")
@@ -63,6 +64,7 @@ class Settings:
     spawned: bool = False  # a child of multiprocessing, which gets its command line only later
     rank: int = 0  # which worker of a distributed run this is; 0 where nobody says so
     padding: bool = True  # whether padding is skipped
+    all_padding: bool = False  # also of classes whose padding a known program reads
     reuse: int = 0  # bytes of host memory for encode reuse; 0 where it is off
     offload: str = "skip"  # one of OFFLOAD_POLICIES
     backends: tuple[str, ...] | None = None  # names from BACKEND_NAMES, or None for the default
@@ -120,7 +122,8 @@ def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -
     found.report = environ.get(REPORT, "").strip()
     found.log = _one_of(environ, LOG, LOG_LEVELS, "warning" if found.rank else "info", warnings)
     found.offload = _one_of(environ, OFFLOAD, OFFLOAD_POLICIES, "skip", warnings)
-    found.padding = _switch(environ, PADDING, "1", warnings)
+    padding = _one_of(environ, PADDING, (*ON_WORDS, *OFF_WORDS, ALL), "1", warnings)
+    found.padding, found.all_padding = padding not in OFF_WORDS, padding == ALL
     found.reuse = _reuse(environ, warnings)
     found.force = _switch(environ, FORCE, "0", warnings)
     found.fast_start = _switch(environ, FAST_START, "0", warnings) or FAST_START_FLAG in flags

@@ -17,20 +17,20 @@ import tiny
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pads import form, states
+from pads import cache_of, form, keys_and_values, states
 from stages import leave_all, padding_counts, reuse_counts, skip_padding
 from test_padding_properties import TOLERANCES, Rows, assert_close, masks
 
 import sitecustomize_bt
 from sitecustomize_bt.core.counts import Passed
 from sitecustomize_bt.core.decision import Reason
-from sitecustomize_bt.families.table import ENCODERS
+from sitecustomize_bt.families import table
+from sitecustomize_bt.families.text import Text
 from sitecustomize_bt.model import apply
 from sitecustomize_bt.startup import settings as startup
 
 CASES = int(os.environ.get("BT_CASES", "1000"))
-SKIPPED = [row.name for row in ENCODERS if row.skips_padding]
-REUSED = [row.name for row in ENCODERS if row.skips_padding and row.reuses]
+SKIPPED = [row.name for row in tiny.ROWS if row.can_skip_padding]
 REUSING = startup.read({startup.ENABLE: "1", startup.REUSE: "1"}, ())
 
 many = functools.partial(
@@ -50,19 +50,26 @@ class Case:
     dtype: torch.dtype
     embeds: bool
     options: tuple[tuple[str, bool], ...]
+    positions: str
+    axes: int
     seed: int
 
     @property
     def mask(self) -> torch.Tensor:
         return torch.tensor(self.rows, dtype=self.mask_dtype).reshape(len(self.rows), self.length)
 
-    def call(self, model: Any, embedding: str) -> dict[str, Any]:
+    def call(self, model: Any, text: Text) -> dict[str, Any]:
+        """The arguments of a forward of ``model``, as far as it takes them."""
         generator = torch.Generator().manual_seed(self.seed)
         ids = torch.randint(3, 128, (len(self.rows), self.length), generator=generator)
-        given_as = {"input_ids": ids}
+        values = {"input_ids": ids, "attention_mask": self.mask, **dict(self.options)}
         if self.embeds:
-            given_as = {"inputs_embeds": model.get_submodule(embedding)(ids)}
-        return {**given_as, "attention_mask": self.mask, **dict(self.options)}
+            values["inputs_embeds"] = model.get_input_embeddings()(values.pop("input_ids"))
+        if text.positions and self.positions != "none":
+            axes = text.position_axes[self.axes % len(text.position_axes)]
+            shape = (*axes, 1 if self.positions == "one row" else len(ids), self.length)
+            values[text.positions] = torch.randint(0, 40, shape, generator=generator)
+        return {name: value for name, value in values.items() if name in text.reads}
 
 
 @st.composite
@@ -70,7 +77,7 @@ def cases(draw: st.DrawFn) -> Case:
     batch, length = draw(st.sampled_from([1, 1, 2, 2, 3])), draw(st.integers(1, 14))
     options = {
         name: draw(st.booleans())
-        for name in ("output_hidden_states", "return_dict")
+        for name in ("output_hidden_states", "return_dict", "use_cache")
         if draw(st.booleans())
     }
     return Case(
@@ -80,12 +87,23 @@ def cases(draw: st.DrawFn) -> Case:
         dtype=draw(st.sampled_from([torch.float32] * 3 + [torch.bfloat16, torch.float16])),
         embeds=draw(st.booleans()),
         options=tuple(options.items()),
+        positions=draw(st.sampled_from(["none", "one row", "rows"])),
+        axes=draw(st.integers(0, 5)),
         seed=draw(st.integers(0, 2**16)),
     )
 
 
-def text_of(name: str) -> Any:
-    return next(row.text for row in ENCODERS if row.name == name)
+def text_of(name: str) -> Text:
+    row = table.row_named(name)
+    assert row is not None and row.text is not None
+    return row.text
+
+
+def kept_pairs(output: Any, kept: torch.Tensor) -> list[torch.Tensor]:
+    """Keys and values that it hands out, where the mask keeps them."""
+    cache = cache_of(output)
+    pairs = [] if cache is None else keys_and_values(cache)
+    return [one.transpose(1, 2)[kept] for one in pairs]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,44 +123,58 @@ def pair(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     return plain, hooked
 
 
-@pytest.mark.parametrize("name", SKIPPED)
-def test_any_call(name: str) -> None:
-    text = text_of(name)
-    trimmed: list[int] = []
+@functools.cache
+def drawn() -> list[Case]:
+    """The cases, which all families share: to draw one takes as long as to compute it."""
+    found: list[Case] = []
 
     @many(max_examples=CASES)
     @given(cases())
-    def check(case: Case) -> None:
-        plain, hooked = pair(name, case.dtype)
-        before = padding_counts(hooked)
-        with torch.no_grad():
-            call = case.call(plain, text.embedding)
-            wanted, found = plain(**call), hooked(**call)
-        after = padding_counts(hooked)
-        assert form(found) == form(wanted)
-        given_, computed = (
-            getattr(after, part) - getattr(before, part)
-            for part in ("tokens_given", "tokens_computed")
-        )
-        assert given_ == len(case.rows) * case.length
-        if after.trimmed == before.trimmed:
-            assert computed == given_
-            for one, other in zip(states(found), states(wanted), strict=True):
-                torch.testing.assert_close(one, other, atol=0, rtol=0, equal_nan=True)
-            return
-        trimmed.append(given_ - computed)
-        assert computed < given_
-        assert case.dtype != getattr(torch, text.inexact_in or "int8")
-        kept = case.mask.bool()
+    def draw(case: Case) -> None:
+        found.append(case)
+
+    draw()
+    return found
+
+
+@pytest.mark.parametrize("name", SKIPPED)
+def test_any_call(name: str) -> None:
+    assert len(drawn()) >= CASES
+    trimmed = sum(is_trimmed_and_exact(name, case) for case in drawn())
+    assert trimmed > CASES / 4  # it is about those
+
+
+def is_trimmed_and_exact(name: str, case: Case) -> bool:
+    """Whether columns of the call were skipped; what came of it is looked at in any case."""
+    text = text_of(name)
+    plain, hooked = pair(name, case.dtype)
+    before = padding_counts(hooked)
+    with torch.no_grad():
+        call = case.call(plain, text)
+        wanted, found = plain(**call), hooked(**call)
+    after = padding_counts(hooked)
+    assert form(found) == form(wanted)
+    given_, computed = (
+        getattr(after, part) - getattr(before, part) for part in ("tokens_given", "tokens_computed")
+    )
+    assert given_ == len(case.rows) * case.length
+    if after.trimmed == before.trimmed:
+        assert computed == given_
         for one, other in zip(states(found), states(wanted), strict=True):
-            assert_close(one[kept], other[kept], case.dtype)
-            assert not one[~kept].any()
+            torch.testing.assert_close(one, other, atol=0, rtol=0, equal_nan=True)
+        return False
+    assert computed < given_
+    assert case.dtype != getattr(torch, text.inexact_in or "int8")
+    kept = case.mask.bool()
+    for one, other in zip(states(found), states(wanted), strict=True):
+        assert_close(one[kept], other[kept], case.dtype)
+        assert not one[~kept].any()
+    for one, other in zip(kept_pairs(found, kept), kept_pairs(wanted, kept), strict=True):
+        assert_close(one, other, case.dtype)
+    return True
 
-    check()
-    assert len(trimmed) > CASES / 4  # it is about those
 
-
-@pytest.mark.parametrize("name", REUSED)
+@pytest.mark.parametrize("name", SKIPPED)
 def test_an_exact_repeat_is_what_was_computed(name: str) -> None:
     """Two prompts in any order, and changes of the weights in between."""
     text = text_of(name)
@@ -162,7 +194,7 @@ def test_an_exact_repeat_is_what_was_computed(name: str) -> None:
                 continue
             case = two[step % 2]
             with torch.no_grad():
-                call = case.call(plain, text.embedding)
+                call = case.call(plain, text)
                 wanted, found = plain(**call), model(**call)
             assert form(found) == form(wanted)
             kept = case.mask.bool()
@@ -188,9 +220,97 @@ def test_what_reads_padding_is_known_and_says_who() -> None:
     assert decision.padding.detail == "HiDream reads what stands there"
 
 
+READ = [row.name for row in tiny.ROWS if row.can_skip_padding and row.padding_read_by]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_a_known_program_reads_is_skipped_where_that_is_asked_for(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = tiny.build(name)
+    by_default, asked = copy.deepcopy(plain), copy.deepcopy(plain)
+    decision = sitecustomize_bt.apply(by_default)
+    assert decision.attention.on or decision.reason is Reason.NO_SDPA_FOR_CLASS
+    assert decision.padding.reason is Reason.READ_BY_A_HOST
+    assert decision.padding.detail.endswith(f"; {startup.PADDING}=all skips it")
+    monkeypatch.setenv(startup.PADDING, "all")
+    assert sitecustomize_bt.apply(asked).padding.on
+    mask = torch.tensor([[1, 1, 1, 0, 0]])
+    call = {"input_ids": torch.tensor([[5, 6, 7, 8, 9]]), "attention_mask": mask}
+    with torch.no_grad():
+        wanted, same, skipped = (model(**call)[0] for model in (plain, by_default, asked))
+    assert torch.equal(same, wanted)
+    assert wanted[:, 3:].all() and not skipped[:, 3:].any()
+
+
+def test_nothing_but_encoders_is_skipped_where_all_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(startup.PADDING, "all")
+    for row in tiny.ROWS:
+        padding = sitecustomize_bt.apply(tiny.build(row.name)).padding
+        assert padding.on is row.can_skip_padding
+        assert padding.on or (padding.reason is Reason.NOT_FOR_CLASS and padding.detail)
+
+
+CAUSAL = [name for name in SKIPPED if text_of(name).causal]
+TOKENS = [row.name for row in tiny.ROWS if row.name in CAUSAL and not row.path]
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_a_known_prefix_is_not_computed_again(name: str) -> None:
+    plain = tiny.build(name)
+    model = copy.deepcopy(plain)
+    apply.apply_built(model, REUSING)
+    mask = torch.tensor([[1] * 20 + [0] * 4])
+    for last in range(40, 43):
+        ids = torch.tensor([[*range(5, 24), last, 0, 0, 0, 0]])
+        call = {"input_ids": ids, "attention_mask": mask, "output_hidden_states": True}
+        with torch.no_grad():
+            wanted, found = plain(**call), model(**call)
+        assert form(found) == form(wanted)
+        for one, other in zip(states(found), states(wanted), strict=True):
+            assert_close(one[:, :20], other[:, :20], torch.float32)
+            assert not one[:, 20:].any()
+    counted = reuse_counts(model)
+    assert counted is not None
+    assert (counted.continued, counted.tokens_known) == (2, 38)
+
+
+@pytest.mark.parametrize("name", [name for name in CAUSAL if len(text_of(name).position_axes) > 1])
+def test_positions_of_pictures_begin_nothing(name: str) -> None:
+    """Columns that have several positions are computed, and repeated exactly."""
+    plain = tiny.build(name)
+    model = copy.deepcopy(plain)
+    apply.apply_built(model, REUSING)
+    for last in (40, 41, 41):
+        ids = torch.tensor([[*range(5, 24), last]])
+        call = {"input_ids": ids, "position_ids": torch.arange(20).expand(3, 1, 20)}
+        with torch.no_grad():
+            wanted, found = plain(**call), model(**call)
+        assert_close(found[0], wanted[0], torch.float32)
+    counted = reuse_counts(model)
+    assert counted is not None
+    assert (counted.answered, counted.computed, counted.continued) == (1, 2, 0)
+    assert not counted.passed_through
+
+
+SLIDING = [name for name in TOKENS if hasattr(tiny._config(name), "use_sliding_window")]
+
+
+@pytest.mark.parametrize("name", SLIDING)
+def test_layers_that_see_less_have_their_padding_computed(name: str) -> None:
+    config = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    model = tiny.build(name, **config, layer_types=["full_attention", *["sliding_attention"] * 2])
+    decision = sitecustomize_bt.apply(model)
+    assert decision.padding.reason is Reason.NOT_FOR_MODEL
+    assert decision.padding.detail == "its config has a sliding_window"
+
+
 @pytest.mark.parametrize("name", [name for name in SKIPPED if text_of(name).inexact_in])
-def test_a_dtype_that_is_not_exact(name: str) -> None:
+def test_a_dtype_that_is_not_exact(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told when it is applied, and seen when the model is cast later."""
+    monkeypatch.setenv(startup.PADDING, "all")
     dtype = getattr(torch, text_of(name).inexact_in)
     cast = tiny.build(name).to(dtype)
     decision = sitecustomize_bt.apply(cast)

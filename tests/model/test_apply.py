@@ -17,6 +17,7 @@ import tiny
 import torch
 import transformers
 from sdpa import NAMES, chooses_class_when_built, eager, forward
+from stages import watched_part
 
 import sitecustomize_bt
 from sitecustomize_bt.core.decision import Reason
@@ -76,11 +77,11 @@ def test_model_that_runs_sdpa_already(name: str) -> None:
     decision = sitecustomize_bt.apply(model)
     assert decision.detail == "already sdpa"
     assert sitecustomize_bt.apply(model) is decision  # applying twice is applying once
-    assert is_attached(model)
+    assert is_attached(watched_part(model))
     assert configs(model) == before
     assert sitecustomize_bt.revert(model)
     assert not sitecustomize_bt.revert(model)
-    assert not is_attached(model)
+    assert not is_attached(watched_part(model))
     assert not model._forward_hooks
 
 

@@ -12,10 +12,9 @@ from stages import reuse_counts, unseen
 
 import sitecustomize_bt
 from sitecustomize_bt.core.counts import ReuseCounts
-from sitecustomize_bt.families.table import ENCODERS
 from sitecustomize_bt.startup import settings
 
-NAMES = [row.name for row in ENCODERS if row.reuses]
+NAMES = [row.name for row in tiny.ROWS if row.encodes]
 TEMPLATE = list(range(10, 34))
 PADDED_TO = 48
 

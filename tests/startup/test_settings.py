@@ -121,6 +121,7 @@ def test_anything_else_is_off_with_one_warning(value: str, shown: str) -> None:
         *((OFFLOAD, word, "offload", word) for word in ("skip", "keep")),
         *((PADDING, word, "padding", True) for word in ("1", "true", "yes", "on")),
         *((PADDING, word, "padding", False) for word in ("0", "false", "no", "off")),
+        (PADDING, "all", "all_padding", True),
         *((FORCE, word, "force", True) for word in ("1", "true", "yes", "on")),
         *((FORCE, word, "force", False) for word in ("0", "false", "no", "off")),
         *((FAST_START, word, "fast_start", True) for word in ("1", "true", "yes", "on")),

@@ -22,7 +22,6 @@ import wrapt
 
 import sitecustomize_bt
 from sitecustomize_bt.compat.torch import CALL_PLACE
-from sitecustomize_bt.families.table import ENCODERS
 from sitecustomize_bt.forward.front import is_attached
 from sitecustomize_bt.model import apply
 
@@ -115,7 +114,7 @@ def patches() -> list[int]:
     def depth(found: Any) -> int:
         return 1 + depth(found.__wrapped__) if isinstance(found, wrapt.FunctionWrapper) else 0
 
-    classes = [getattr(transformers, row.name) for row in ENCODERS]
+    classes = [getattr(transformers, row.name) for row in tiny.ROWS]
     return [depth(vars(cls).get("from_pretrained")) for cls in classes]
 
 
@@ -137,14 +136,14 @@ def main(storm: Storm, threads: int, turns: int) -> None:
     expect("decisions told twice", len(told) - len({id(one) for one in told}), 0)
     expect("decisions told and handed out", {id(one) for one in told} ^ handed_out, set())
     expect("loads and applies", len(told) >= 2 * threads * turns, True)
-    expect("patches", patches(), [1] * len(ENCODERS))
+    expect("patches", patches(), [1] * len(tiny.ROWS))
 
     in_threads(threads, storm.unsteady, come_and_go)
     sitecustomize_bt.uninstall()
-    expect("patches after uninstall", patches(), [0] * len(ENCODERS))
+    expect("patches after uninstall", patches(), [0] * len(tiny.ROWS))
     hooked = [model for model in storm.models if is_attached(model)]
     expect("models hooked after uninstall", len(hooked), 0)
-    classes = [getattr(transformers, row.name) for row in ENCODERS]
+    classes = [getattr(transformers, row.name) for row in tiny.ROWS]
     left = [cls.__name__ for cls in classes if CALL_PLACE in vars(cls)]
     expect("classes with anything of ours after uninstall", left, [])
 

@@ -22,7 +22,6 @@ from stages import padding_counts, unseen
 
 import sitecustomize_bt
 from sitecustomize_bt.compat.torch import CALL_PLACE
-from sitecustomize_bt.families.table import ENCODERS
 from sitecustomize_bt.forward.front import is_attached
 from sitecustomize_bt.model import apply
 
@@ -263,7 +262,7 @@ def wrappers() -> dict[str, int]:
     def depth(found: Any) -> int:
         return 1 + depth(found.__wrapped__) if isinstance(found, wrapt.FunctionWrapper) else 0
 
-    classes = [getattr(transformers, row.name) for row in ENCODERS]
+    classes = [getattr(transformers, row.name) for row in tiny.ROWS]
     functions = ("dispatch_model", "cpu_offload", "disk_offload")
     return {
         **{cls.__name__: depth(vars(cls).get("from_pretrained")) for cls in classes},

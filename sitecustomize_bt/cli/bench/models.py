@@ -73,7 +73,7 @@ def of_folder(folder: Path, encoder: str) -> tuple[list[Source], list[str]]:
             found.append(Source(component, saved.row, functools.partial(_saved_model, saved)))
     if not found:
         raise WrongUseError(f"{folder} holds nothing that can be timed ({'; '.join(left_out)})")
-    found = [source for source in found if encoder in ("all", source.row.adapter)]
+    found = [source for source in found if encoder in ("all", source.row.word)]
     if not found:
         raise WrongUseError(f"{folder} holds no {encoder} model that can be timed")
     return found, left_out

@@ -140,14 +140,15 @@ class EncoderRows(Benchmark):
 
     def rows(self, source: Source, twins: Twins) -> Iterator[Row]:
         asked, name, padded = self.options, source.component, self.options.padded_to
+        config = twins.default.get_submodule(source.row.path).config
         about = {
             "component": name,
             "what": "",
-            "encoder": source.row.adapter,
+            "encoder": source.row.word,
             "model_class": source.row.name,
             "dtype": twins.dtype,
             **_UNPADDED,
-            "layers": getattr(twins.default.config, source.row.sizes.layers or "num_hidden_layers"),
+            "layers": getattr(config, source.row.sizes.layers or "num_hidden_layers"),
         }
         if source.row.given is not Given.PROMPT:
             given, tokens, unit = fixed(source, twins)

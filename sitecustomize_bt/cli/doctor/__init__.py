@@ -17,7 +17,7 @@ from ...startup import settings
 from .. import screen
 from ..outcome import CommandOutcome, Table
 from . import libraries, others, program, startup
-from .check import Check, CheckState, problem
+from .check import Check, CheckState, fine, problem
 
 HELP = "Say whether the hook is on here, and if not, why not and what to do."
 EXAMPLE = "sitecustomize-bt doctor -- python demo_gradio.py"
@@ -50,6 +50,7 @@ def run(options: argparse.Namespace) -> CommandOutcome:
     sections: dict[str, Callable[[], Iterable[Check]]] = {
         "start-up": lambda: startup.checks(host, copies, options.ran_at_startup),
         "switch": lambda: program.checks(asked, os.environ.get(settings.ENABLE, "")),
+        "padding": lambda: [fine("classes", table.padding_in_words())],
         "versions": lambda: libraries.checks(asked.force),
         "device": lambda: libraries.device(asked),
         "backends": lambda: libraries.backends(asked),

@@ -72,13 +72,13 @@ def _patches() -> Iterator[Check]:
     try:
         # Other people's imports may print, and stdout is for what this command says.
         with contextlib.redirect_stdout(sys.stderr):
-            loaded = {name: importlib.import_module(name) for name in modules()}
+            loaded = dict(_modeling())
     except FAULTS as error:
         text = f"transformers' models cannot be imported ({console.sentence(error)})"
         fix = f"make `python -c 'import {next(modules())}'` work first"
         yield stop("transformers", text, fix)
         return
-    found = {row.name: getattr(loaded[row.module], row.name, None) for row in ENCODERS}
+    found = {row.name: getattr(loaded.get(row.module), row.name, None) for row in ENCODERS}
     classes = {name: cls for name, cls in found.items() if hasattr(cls, "from_pretrained")}
     if not classes:
         text = f"what is called transformers here ({_file('transformers')}) has no such models"
@@ -86,6 +86,16 @@ def _patches() -> Iterator[Check]:
         return
     patches = [*_loading(classes), *_sdpa(), *_forward(classes)]
     yield from patches or [fine("patches", "none on from_pretrained, forward and SDPA")]
+
+
+def _modeling() -> Iterator[tuple[str, types.ModuleType]]:
+    """The modules of the families that this transformers has."""
+    for name in modules():
+        try:
+            yield name, importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name.rpartition(".")[0]:
+                raise
 
 
 def _loading(classes: dict[str, Any]) -> Iterator[Check]:

@@ -95,6 +95,11 @@ def checks(asked: Settings, value: str) -> Iterator[Check]:
             yield problem("variable", text, fix)
     notes = (
         (not asked.padding, "padding", f"{settings.PADDING} keeps it from being skipped"),
+        (
+            asked.all_padding,
+            "padding",
+            f"{settings.PADDING}={settings.ALL}: skipped though a known program reads it",
+        ),
         (asked.reuse, "reuse", f"{settings.REUSE}: what was encoded before is not encoded again"),
         (
             asked.offload == "keep",

@@ -13,6 +13,7 @@ from venvs import RUNNING, Venv
 from sitecustomize_bt.cli.doctor import program
 from sitecustomize_bt.cli.doctor.check import Check, CheckState
 from sitecustomize_bt.cli.outcome import WrongUseError
+from sitecustomize_bt.families.table import ENCODERS
 from sitecustomize_bt.startup import settings
 from sitecustomize_bt.startup.settings import ENABLE
 
@@ -66,6 +67,22 @@ def test_value_that_is_not_understood() -> None:
     assert ["keeep" in check.text for check in problems] == [True, False]
     assert not any(check.stops for check in problems)
     assert problems[0].fix.startswith("unset FRAMEPACK_BETTERTRANSFORMER_OFFLOAD, or ")
+
+
+def test_all_padding_is_worth_knowing() -> None:
+    _, check = checked(value="1", BETTERTRANSFORMER_PADDING="all")
+    assert check.state is CheckState.NOTE
+    assert check.text.startswith("FRAMEPACK_BETTERTRANSFORMER_PADDING=all: ")
+
+
+def test_whose_padding_is_skipped(venv: Venv) -> None:
+    """By default, and only where all of it is asked for."""
+    text = one(look(venv), "padding", "classes")["text"]
+    default, asked = text.split("; only with FRAMEPACK_BETTERTRANSFORMER_PADDING=all for ")
+    for row in ENCODERS:
+        assert (row.name in default.replace(",", "").split()) is row.skips_padding
+        read = f"{row.name} (read by {row.padding_read_by})"
+        assert (read in asked.split(", ")) is (row.can_skip_padding and not row.skips_padding)
 
 
 def test_what_is_worth_knowing() -> None:

@@ -57,8 +57,8 @@ def nameless(folder: Path) -> None:
     (folder / "config.json").write_text("{}")
 
 
-def t5(folder: Path) -> None:
-    change(folder, architectures=["T5EncoderModel"], model_type="t5")
+def mt5(folder: Path) -> None:
+    change(folder, architectures=["MT5EncoderModel"], model_type="mt5")
 
 
 def weightless(folder: Path) -> None:
@@ -117,7 +117,7 @@ def unusable(folder: Path) -> None:
         (no_text, 2, "config.json cannot be read: "),
         (a_list, 2, "config.json is not a JSON object"),
         (nameless, 2, "config.json names neither a class nor a model_type"),
-        (t5, 2, "T5EncoderModel is not supported (supported: LlamaModel, "),
+        (mt5, 2, "MT5EncoderModel is not supported (supported: LlamaModel, "),
         (weightless, 2, "has a config.json and no weights"),
         (without_a_shard, 2, "lacks model-00001-of-00001.safetensors, which its index names"),
         (cut_short, 2, "model.safetensors is not a safetensors file: "),
@@ -185,7 +185,7 @@ def test_a_pipeline_of_others(verify: Verify, pipeline: Path) -> None:
     for name in ("text_encoder", "text_encoder_2"):
         shutil.rmtree(pipeline / name)
     done = verify(pipeline)
-    assert (done.status, "only text_encoder_3 (T5EncoderModel)" in done.err) == (2, True)
+    assert (done.status, "only text_encoder_3 (MT5EncoderModel)" in done.err) == (2, True)
 
 
 def test_without_torch(models: Path, run_python: Runner) -> None:

@@ -17,17 +17,16 @@ import sitecustomize_bt
 from sitecustomize_bt.cli import saved_models
 from sitecustomize_bt.cli.main import main
 from sitecustomize_bt.core import console
-from sitecustomize_bt.families.table import ENCODERS
 from sitecustomize_bt.padding import outputs
 from sitecustomize_bt.padding.window import Window
 
-NAMES = [row.name for row in ENCODERS]
+NAMES = [row.name for row in tiny.ROWS]
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 INDEX = {
     "_class_name": "HunyuanVideoPipeline",
     "text_encoder": ["transformers", "LlamaModel"],
     "text_encoder_2": ["transformers", "CLIPTextModel"],
-    "text_encoder_3": ["transformers", "T5EncoderModel"],
+    "text_encoder_3": ["transformers", "MT5EncoderModel"],
     "tokenizer": ["transformers", "LlamaTokenizerFast"],
     "vae": ["diffusers", "AutoencoderKLHunyuanVideo"],
 }
@@ -81,8 +80,8 @@ def pipeline(models: Path, tmp_path: Path) -> Path:
     shutil.copytree(models / "CLIPTextModel", folder / "text_encoder_2")
     for name in ("text_encoder_3", "vae"):
         (folder / name).mkdir()
-    t5 = {"architectures": ["T5EncoderModel"], "model_type": "t5"}
-    (folder / "text_encoder_3" / "config.json").write_text(json.dumps(t5))
+    mt5 = {"architectures": ["MT5EncoderModel"], "model_type": "mt5"}
+    (folder / "text_encoder_3" / "config.json").write_text(json.dumps(mt5))
     (folder / "model_index.json").write_text(json.dumps(INDEX))
     return folder
 

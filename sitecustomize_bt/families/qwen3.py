@@ -1,0 +1,29 @@
+"""Qwen3, as Z-Image encodes with it: LLaMA's forward with norms on queries and keys.
+
+Sliding layers are no matter of its adapter: what LLaMA's refuses says so of them as well.
+"""
+
+from __future__ import annotations
+
+from . import llama
+from .table import Sizes
+
+ADAPTER = llama.ADAPTER
+
+# 4B, whose heads are together wider than a column.
+_TRUE = {
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 1024,  # the real 151,936 rows are looked up, not computed
+}
+_REDUCED = {
+    **_TRUE,
+    "hidden_size": 640,
+    "intermediate_size": 2432,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+}
+SIZES = Sizes("Qwen3Model", "Qwen3Config", _TRUE, _REDUCED, layers="num_hidden_layers")

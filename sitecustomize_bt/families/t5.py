@@ -1,0 +1,15 @@
+"""T5's encoder, as FLUX, SD3 and Chroma encode with it: cut as UMT5's is."""
+
+from __future__ import annotations
+
+from . import umt5
+from .table import Sizes
+
+# Its first layer hands its distances on to the others, where UMT5's layers each have their own.
+ADAPTER = umt5.ADAPTER
+
+# v1.1 XXL, whose 32,128 rows are looked up and not computed; the reduced one has heads as wide.
+_GATED = {"d_kv": 64, "vocab_size": 1024, "feed_forward_proj": "gated-gelu"}
+_TRUE = {**_GATED, "d_model": 4096, "d_ff": 10240, "num_heads": 64}
+_REDUCED = {**_GATED, "d_model": 512, "d_ff": 1280, "num_heads": 8}
+SIZES = Sizes("T5EncoderModel", "T5Config", _TRUE, _REDUCED, layers="num_layers")
