@@ -32,7 +32,7 @@ def test_on(run_python: Runner, tmp_path: Path) -> None:
     assert found["schema"] == "sitecustomize-bt/doctor"
     assert found["version"] == doctor.SCHEMA
     assert found["on"]
-    assert found["verdict"].startswith("On: LLaMA, CLIP, SigLip and UMT5 models ")
+    assert found["verdict"].startswith("On: LLaMA, CLIP, SigLip, UMT5, ")
     assert found["python"] == sys.executable
     assert [c for c in found["checks"] if c["state"] == "problem"] == []
     assert one(found, "others", "patches")["state"] == "fine"
