@@ -41,6 +41,8 @@ class Passed(enum.Enum):
     OUTPUT = "an earlier output could not be padded back"
     # Reuse.
     UNWATCHABLE = "changes of the model's weights could not be seen"
+    TRAINABLE = "its weights require gradients, and an optimizer may change them unseen"
+    DISTRIBUTED = "other processes may write into its weights unseen"
     ARGUMENTS = "an argument is neither a scalar nor a plain tensor"
     OUTPUT_FORM = "the output is of a form that cannot be copied"
     TOO_LARGE = "the output alone is larger than what may be kept"
