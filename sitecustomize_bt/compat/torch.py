@@ -142,7 +142,7 @@ def has_peers() -> bool:
     if not distributed.is_available():
         return False
     if distributed.is_initialized():
-        return distributed.get_world_size() > 1
+        return bool(distributed.get_world_size() > 1)
     # Of a group that there was.
     return distributed.distributed_c10d._default_pg_init_method is not None
 

@@ -37,6 +37,7 @@ class Passed(enum.Enum):
     OUTPUT_ATTENTIONS = "attention weights were asked for"
     INPUTS = "not exactly one of input_ids and inputs_embeds, as a plain tensor"
     EMPTY = "no tokens"
+    MIXED = "some part of the model looks at all tokens at once"
     POSITIONS = "position_ids or cache_position of an unusual form"
     OUTPUT = "an earlier output could not be padded back"
     # Reuse.

@@ -25,9 +25,9 @@ def decide(call: Call) -> Passed | Window:
     if reason is not None:
         return reason
     window = _window(values["attention_mask"], values.get("cache_position"), _widths(call, text))
-    if isinstance(window, Window) and call.foreign is not None:
-        return call.foreign
-    return window
+    if not isinstance(window, Window):
+        return window
+    return call.foreign or (Passed.MIXED if call.mixes else window)
 
 
 def has_shape(tensor: Any, *shapes: tuple[int, ...]) -> bool:

@@ -90,6 +90,7 @@ def _suits(call: Call, text: Text, values: Values) -> bool:
         and shape[1] > 0
         and call.is_read
         and not call.inexact
+        and not call.mixes
         and not call.asks_for_attentions
         and values.get("output_hidden_states") in (None, True, False)
         and all(values.get(name) is None for name in (*CACHES, "cache_position"))

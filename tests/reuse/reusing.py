@@ -30,7 +30,7 @@ def switched_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def forget_optimizers() -> None:
-    """Those of earlier tests, by whose mark on their classes nothing that is trainable is reused."""
+    """Those of earlier tests, which rule reuse out by a mark on their classes."""
     classes: list[Any] = [torch.optim.Optimizer]
     while classes:
         cls = classes.pop()

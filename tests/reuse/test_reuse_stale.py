@@ -294,6 +294,10 @@ def test_other_processes_write_into_the_weights(tmp_path: Path) -> None:
     program.write_text(COLLECTIVES, encoding="utf-8")
     command = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     done = subprocess.run(
-        [sys.executable, *command, str(program)], capture_output=True, text=True, timeout=300
+        [sys.executable, *command, str(program)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
