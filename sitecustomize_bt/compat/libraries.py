@@ -12,10 +12,10 @@ import sys
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-from .torch import CALL_PLACE
+from .torch import CALL_PLACE, PLAIN
 
-# Their modules compute each row on its own and draw no numbers in eval mode. torch.ao is not here:
-# its dynamic quantization takes one scale for all rows.
+# Their modules draw no numbers in eval mode. torch.ao is not here: its dynamic quantization takes
+# one scale for all rows.
 CLASS_MODULES = (
     *("torch.nn.modules.", "transformers.models.", "transformers.activations"),
     *("transformers.pytorch_utils", "peft.tuners.", "bitsandbytes.nn.", "optimum.quanto.nn."),
@@ -33,6 +33,22 @@ HOOK_MODULES = ("accelerate.", "diffusers.")
 # Whose functions a modeling module calls, and what else in it can be called.
 _FUNCTIONS = (*_DECORATORS, "torch.overrides", "torch.functional", "torch._jit_internal")
 _CALLABLES = ("transformers.", "typing", "types", "collections.", "_collections_abc", "functools")
+
+# Of torch.nn, what computes each token on its own. Others look at columns, or count them.
+_BY_TOKEN = frozenset(
+    (
+        *("Linear", "Embedding", "LayerNorm", "RMSNorm", "Dropout", "Identity"),
+        *("ModuleList", "ModuleDict", "Sequential", "ParameterList", "ParameterDict"),
+        *("ReLU", "GELU", "SiLU", "Mish", "Tanh", "Sigmoid", "LeakyReLU", "ELU", "Hardswish"),
+    )
+)
+
+# Weights that each token is multiplied with on its own, whatever its neighbours are.
+_WEIGHTS_BY_TOKEN = ("bitsandbytes.nn.", "optimum.quanto.tensor.weights.")
+
+# torchao's weights say so where activations are quantized as well, perhaps with one scale for all.
+_TORCHAO = "torchao."
+_ACTIVATIONS = ("act_quant_kwargs", "activation_quantization")
 
 # A class of somebody else's may define these and still compute what its base computes.
 _HARMLESS = frozenset(("__init__", "__repr__", "__getattr__", "extra_repr"))
@@ -53,6 +69,36 @@ def is_known_class(cls: type) -> bool:
         if not all(_is_inherited(*one, above) for one in _defined(base, _HARMLESS)):
             return False
     return False
+
+
+def computes_by_token(cls: type, modeling: str) -> bool:
+    """Whether a known class keeps the columns apart, or is of the module ``modeling``.
+
+    The attention of that module is told by a mask what it may see.
+    """
+    base = next(base for base in cls.__mro__ if base.__module__.startswith(CLASS_MODULES))
+    if base.__module__.startswith("torch.nn."):
+        return base.__qualname__ in _BY_TOKEN
+    return base.__module__ == modeling or not base.__module__.startswith("transformers.models.")
+
+
+def multiplies_by_token(weight: Any) -> bool:
+    """Whether each token is multiplied with ``weight`` (or with nothing, where None) on its own."""
+    if weight is None or type(weight) in PLAIN:
+        return True
+    home = type(weight).__module__
+    if home.startswith(_TORCHAO):
+        said = [getattr(weight, name) for name in _ACTIVATIONS if hasattr(weight, name)]
+        return bool(said) and not any(said)
+    return home.startswith(_WEIGHTS_BY_TOKEN)
+
+
+def looks_for_outliers(own: dict[str, Any]) -> bool:
+    """Whether LLM.int8 computes a feature in another dtype for all tokens once it is large in one.
+
+    ``own``: the namespace of bitsandbytes' ``Linear8bitLt``.
+    """
+    return bool(getattr(own.get("state"), "threshold", 0))
 
 
 def _is_inherited(name: str, value: Any, bases: tuple[type, ...]) -> bool:

@@ -128,6 +128,28 @@ def autocast_dtype(device: str) -> torch.dtype | None:
         return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
 
 
+def has_optimizers() -> bool:
+    """Whether somebody has made an optimizer in this process, which torch marks its class with."""
+    classes: list[type] = [torch.optim.Optimizer]
+    while classes:
+        cls = classes.pop()
+        if getattr(getattr(cls, "step", None), "hooked", False):
+            return True
+        classes += cls.__subclasses__()
+    return False
+
+
+def has_peers() -> bool:
+    """Whether other processes may write into tensors of this one, or could before."""
+    distributed = torch.distributed
+    if not distributed.is_available():
+        return False
+    if distributed.is_initialized():
+        return bool(distributed.get_world_size() > 1)
+    # Of a group that there was.
+    return distributed.distributed_c10d._default_pg_init_method is not None
+
+
 def has_sdpa() -> bool:
     """Whether this torch is 2.0 or newer and has SDPA."""
     return hasattr(torch.nn.functional, "scaled_dot_product_attention")

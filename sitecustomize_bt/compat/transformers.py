@@ -91,6 +91,11 @@ def functions_looked_up(config: Any) -> list[Any]:
     return [attention_functions().get(name), mask_functions().get(name)]
 
 
+def masks_are_bool() -> bool:
+    """Whether a mask of four dimensions for SDPA may be of bools: 4.5x on CUDA refuses it."""
+    return "transformers.masking_utils" in sys.modules  # from 4.53
+
+
 def looks_functions_up(module: str) -> bool:
     """Whether the models of a modeling module use ``attention_functions``."""
     return hasattr(sys.modules[module], "ALL_ATTENTION_FUNCTIONS")

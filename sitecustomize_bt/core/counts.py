@@ -37,10 +37,13 @@ class Passed(enum.Enum):
     OUTPUT_ATTENTIONS = "attention weights were asked for"
     INPUTS = "not exactly one of input_ids and inputs_embeds, as a plain tensor"
     EMPTY = "no tokens"
+    MIXED = "some part of the model looks at all tokens at once"
     POSITIONS = "position_ids or cache_position of an unusual form"
     OUTPUT = "an earlier output could not be padded back"
     # Reuse.
     UNWATCHABLE = "changes of the model's weights could not be seen"
+    TRAINABLE = "its weights require gradients, and an optimizer may change them unseen"
+    DISTRIBUTED = "other processes may write into its weights unseen"
     ARGUMENTS = "an argument is neither a scalar nor a plain tensor"
     OUTPUT_FORM = "the output is of a form that cannot be copied"
     TOO_LARGE = "the output alone is larger than what may be kept"

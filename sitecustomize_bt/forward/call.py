@@ -161,6 +161,11 @@ class Call:
         """What about the model's parts rules out that the call is changed."""
         return self.stack.why_not(self.parts, self.owns)
 
+    @_Once
+    def mixes(self) -> bool:
+        """Whether some part looks at all tokens at once; to be asked where ``foreign`` is None."""
+        return self.stack.mixes(self.owns)
+
     def change(self, values: Values) -> None:
         """Give the forward ``values``; what came by position still does."""
         by_name = dict(values)

@@ -6,6 +6,7 @@ on its own, and nobody else sees what the parts are given.
 
 from __future__ import annotations
 
+import itertools
 import operator
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType
@@ -17,6 +18,9 @@ from ..compat import accelerate, diffusers, libraries
 from ..compat import torch as torch_compat
 from ..compat import transformers as transformers_compat
 from ..core.counts import Passed
+
+# Weights of these classes are no more than numbers.
+_PLAIN = frozenset((*torch_compat.PLAIN, type(None)))
 
 # More parts than any encoder has: a module that contains itself.
 _MOST_PARTS = 100_000
@@ -30,6 +34,7 @@ _Own = dict[str, Any]  # a module's namespace
 
 # Called for each part of a model, in each forward that is changed: these are written in C.
 _NAMESPACE = operator.attrgetter("__dict__")
+_WEIGHTS = operator.itemgetter(torch_compat.PARAMETERS)
 _CHILDREN = operator.itemgetter(torch_compat.PARTS)
 _TRAINING = operator.itemgetter("training")
 _HOOKS = tuple(map(operator.itemgetter, torch_compat.HOOKS))
@@ -70,8 +75,9 @@ def parts_of(model: torch.nn.Module) -> list[torch.nn.Module]:
 class _Look:
     """A close look at the parts of a model. ``reason``: what rules a change out, None if nothing.
 
-    The first four are what it depends on. ``attentions`` and ``with_forward``: the parts that are
-    looked at again each time, by where they stand.
+    The first four are what it depends on. ``mixes``: whether some class of theirs looks at more
+    than one token, but for the attention. ``attentions``, ``with_forward`` and ``eight_bit``: the
+    parts that are looked at again each time, by where they stand.
     """
 
     types: list[type]
@@ -79,8 +85,10 @@ class _Look:
     functions: list[Any]
     contents: list[tuple[Any, list[Any]]]
     reason: Passed | None
+    mixes: bool
     attentions: list[int]
     with_forward: list[int]
+    eight_bit: list[int]
 
     def holds(self, types: list[type], sizes: list[int], functions: list[Any]) -> bool:
         """Whether the parts, and what their classes and modeling module define, are the same."""
@@ -122,6 +130,21 @@ class Stack:
         if any(_is_replaced(parts[index], owns[index]) for index in look.with_forward):
             return Passed.OBSERVED
         return None
+
+    def mixes(self, owns: list[_Own]) -> bool:
+        """Whether a token's result depends on others that the mask hides.
+
+        To be asked after ``why_not``, of the same parts.
+        """
+        look = self._last
+        if look is None or look.mixes:
+            return True
+        held = filter(None, map(_WEIGHTS, owns))
+        weights = list(itertools.chain.from_iterable(map(dict.values, held)))
+        others = [] if _PLAIN.issuperset(map(type, weights)) else weights
+        return not all(map(libraries.multiplies_by_token, others)) or any(
+            libraries.looks_for_outliers(owns[index]) for index in look.eight_bit
+        )
 
     def _look(self, parts: list[torch.nn.Module], owns: list[_Own]) -> _Look:
         """The last look where it still holds, because a look takes long."""
@@ -166,8 +189,11 @@ class Stack:
             functions,
             contents,
             reason,
+            mixes=reason is not None
+            or not all(libraries.computes_by_token(cls, self._module_name) for cls in classes),
             attentions=say if self._causal is not None else [],
             with_forward=[index for index, own in enumerate(owns) if "forward" in own],
+            eight_bit=[index for index, own in enumerate(owns) if "state" in own],
         )
 
 

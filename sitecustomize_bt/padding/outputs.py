@@ -8,6 +8,7 @@ import torch
 
 from ..compat.transformers import CACHES, UnknownFormError, change_cache
 from . import packing
+from .packing import Packed
 from .window import Window
 
 _STATES_DIMENSIONS = 3
@@ -19,11 +20,12 @@ def pad(output: Any, window: Window) -> Any:
 
     States (batch, window, width) become (batch, length, width), zero wherever the mask hides; keys
     and values (batch, heads, window, width) likewise, zero outside of the window. Those of packed
-    rows, (1, tokens, width) and (1, heads, tokens, width), go back to where they belong. A model
-    output stays the object it is, and gives up each short tensor as its long one is made: all of
-    them at once would take more memory than the untouched forward does.
+    rows, (bins, length, ...), go back to where they belong. A model output stays the object it is,
+    and gives up each short tensor as its long one is made: all of them at once would take more
+    memory than the untouched forward does.
     """
-    padder = _Unpacker(window) if window.packed else _Padder(window)
+    packed = window.packed
+    padder = _Padder(window) if packed is None else _Unpacker(window, packed)
     if type(output) is tuple:
         return padder.plain(output)
     if isinstance(output, dict) and "last_hidden_state" in output:
@@ -109,24 +111,38 @@ class _Padder:
 class _Unpacker(_Padder):
     """The same for rows that were computed one behind the other."""
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: Window, packed: Packed) -> None:
         super().__init__(window)
+        self._packed = packed
         self._places: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def _states(self, tensor: Any) -> torch.Tensor:
         return self._spread(tensor, dimension=1, dimensions=_STATES_DIMENSIONS)
 
     def _spread(self, tensor: Any, dimension: int, dimensions: int) -> torch.Tensor:
-        rows = self._window.rows or ()
-        _check(tensor, dimension, dimensions, packing.tokens_of(rows))
-        if tensor.device not in self._places:
-            self._places[tensor.device] = packing.places(rows, tensor.device)
-        row, column = self._places[tensor.device]
+        _check(tensor, dimension, dimensions, self._packed.length)
         shape = list(tensor.shape)
-        shape[0], shape[dimension] = len(rows), self._window.length
+        shape[0], shape[dimension] = len(self._window.rows or ()), self._window.length
+        heads = 1 if dimension == 1 else shape[1]
+        to, taken = self._places_of(heads, tensor.device)
         full = tensor.new_zeros(shape)
-        full.movedim(dimension, 1)[row, column] = tensor[0].movedim(dimension - 1, 0)
+        # Whole rows of numbers, which takes half as long as indices for each axis.
+        flat = full.view(-1, shape[-1])
+        flat.index_copy_(0, to, tensor.reshape(-1, shape[-1]).index_select(0, taken))
         return full
+
+    def _places_of(self, heads: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where each token goes to, and where it is, both with an axis of ``heads`` in between."""
+        if (heads, device) not in self._places:
+            columns, length = self._window.length, self._packed.length
+            places = packing.places(self._window.rows or (), self._packed, columns)
+            given, placed = places.to(device, non_blocking=True)[:, :, None]
+            head = torch.arange(heads, device=device)
+            self._places[heads, device] = (
+                ((given // columns * heads + head) * columns + given % columns).flatten(),
+                ((placed // length * heads + head) * length + placed % length).flatten(),
+            )
+        return self._places[heads, device]
 
 
 def _check(tensor: Any, dimension: int, dimensions: int, size: int) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 from ..compat.torch import PLAIN
-from ..compat.transformers import CACHES
+from ..compat.transformers import CACHES, SDPA, attention_of
 from ..core.counts import Passed
+from ..families.text import Text
 from ..forward.call import Call, Values
 from . import packing
+from .packing import Widths
 from .window import Window
 
 
@@ -22,10 +24,10 @@ def decide(call: Call) -> Passed | Window:
     reason = _why_not_asked(call, values) or _why_not_safe(call, values)
     if reason is not None:
         return reason
-    window = _window(values["attention_mask"], values.get("cache_position"), text.packs)
-    if isinstance(window, Window) and call.foreign is not None:
-        return call.foreign
-    return window
+    window = _window(values["attention_mask"], values.get("cache_position"), _widths(call, text))
+    if not isinstance(window, Window):
+        return window
+    return call.foreign or (Passed.MIXED if call.mixes else window)
 
 
 def has_shape(tensor: Any, *shapes: tuple[int, ...]) -> bool:
@@ -67,8 +69,21 @@ def _first(*reasons: tuple[Passed, bool]) -> Passed | None:
     return next((reason for reason, holds in reasons if holds), None)
 
 
-def _window(mask: Any, cache_position: Any, packs: bool) -> Passed | Window:
+def _widths(call: Call, text: Text) -> Widths | None:
+    """The model's, where rows may be packed.
+
+    Eager attention takes a mask's square for each head, and in the dtype of the scores.
+    """
+    config = call.module.config
+    if not text.packs or attention_of(config) != SDPA:
+        return None
+    return Widths(config.hidden_size, config.num_hidden_layers)
+
+
+def _window(mask: Any, cache_position: Any, widths: Widths | None) -> Passed | Window:
     """The columns to compute under a mask (batch, columns), or why all of them are.
+
+    ``widths``: as for ``packing.pack``, None where rows are not packed.
 
     The one place that waits for the device: once, to copy the mask to the host.
     """
@@ -90,11 +105,11 @@ def _window(mask: Any, cache_position: Any, packs: bool) -> Passed | Window:
         return Passed.NO_PADDING
     if sum(count) != host.count_nonzero().item():
         return Passed.MASK_VALUES
-    return _judge(length, count, [(row.find(1), row.rfind(1) + 1) for row in rows], packs)
+    return _judge(length, count, [(row.find(1), row.rfind(1) + 1) for row in rows], widths)
 
 
 def _judge(
-    length: int, kept: list[int], ends: list[tuple[int, int]], packs: bool
+    length: int, kept: list[int], ends: list[tuple[int, int]], widths: Widths | None
 ) -> Passed | Window:
     """``_window``'s answer, from how many columns each row keeps, and between where."""
     # A row that is hidden altogether has no first column.
@@ -103,12 +118,13 @@ def _judge(
     )
     left = min((start for start, end in rows if end), default=0)
     right = max(end for _, end in rows)
-    packed = packs and packing.worthwhile(rows, right - left)
     reason = _first(
         (Passed.ALL_HIDDEN, right == 0),
         (Passed.HOLES, any(end - start != n for (start, end), n in zip(rows, kept, strict=True))),
-        (Passed.RAGGED, right - left == length and not packed),
     )
     if reason is not None:
         return reason
+    packed = packing.pack(rows, right - left, widths) if widths else None
+    if right - left == length and packed is None:
+        return Passed.RAGGED
     return Window(left, right, length, None if min(kept) == right - left else rows, packed)

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from ..compat.transformers import masks_are_bool
 from ..forward.call import Call, Values
 from . import packing
+from .packing import Packed
 
 
 @dataclass(frozen=True)
@@ -17,19 +19,19 @@ class Window:
 
     ``rows``: each row's own ``(start, end)`` in columns of the given mask, where rows differ (a row
     that is hidden altogether has start >= end); None where every row fills the window.
-    ``packed``: the rows are computed one behind the other, see ``packing``.
+    ``packed``: where several of them are computed one behind the other.
     """
 
     left: int
     right: int
     length: int
     rows: tuple[tuple[int, int], ...] | None = None
-    packed: bool = False
+    packed: Packed | None = None
 
     def tokens(self, batch: int) -> int:
         """How many are computed for ``batch`` rows."""
-        if self.packed:
-            return packing.tokens_of(self.rows or ())
+        if self.packed is not None:
+            return self.packed.tokens
         return batch * (self.right - self.left)
 
 
@@ -40,8 +42,8 @@ def cut(call: Call, window: Window) -> Values:
     # cache_position was the default. Seen from the window that is another one, and the causal mask
     # of transformers 4 is made from it.
     kept = {name: value for name, value in values.items() if name != "cache_position"}
-    if window.packed:
-        return {**kept, **_packed(call, window)}
+    if window.packed is not None:
+        return {**kept, **_packed(call, window.packed, window)}
     columns = slice(window.left, window.right)
     source = call.source
     kept[source] = values[source][:, columns]
@@ -66,22 +68,29 @@ def _builds_cache(module: torch.nn.Module, values: Values) -> bool:
     return values.get("use_cache") is None and bool(module.config.use_cache)
 
 
-def _packed(call: Call, window: Window) -> Values:
-    """What changes where the rows are computed one behind the other."""
+def _packed(call: Call, packed: Packed, window: Window) -> Values:
+    """What changes where rows are computed one behind the other."""
     text, values, source = call.text, call.values or {}, call.source
     assert text is not None
-    tensor, positions = values[source], values.get(text.positions)
-    row, column = packing.places(window.rows or (), tensor.device)
+    tensor, positions, columns = values[source], values.get(text.positions), window.length
+    given, placed = packing.places(window.rows or (), packed, columns)
+    # What fills the shorter ones up is a token like any other, which nobody else sees.
+    taken = given[:1].repeat(packed.tokens)
+    taken[placed] = given
+    row = torch.full_like(taken, -1)
+    row[placed] = given // columns
+    both = torch.stack((taken, row)).view(2, len(packed.bins), packed.length)
+    taken, row = both.to(tensor.device, non_blocking=True)
     if positions is None:
-        given = column[None]
+        positions = taken % columns
     else:
-        given = positions.expand(*positions.shape[:-2], len(tensor), -1)[..., row, column]
-        given = given.unsqueeze(-2)
+        whole = positions.expand(*positions.shape[:-2], len(tensor), columns)
+        positions = whole.flatten(-2)[..., taken]
     # As transformers makes its own masks: of the embeddings' dtype, which are not there yet.
     embedding: Any = call.module.get_submodule(text.embedding)
     dtype = embedding.weight.dtype if source == "input_ids" else tensor.dtype
     return {
-        source: tensor[row, column][None],
-        text.positions: given,
-        "attention_mask": packing.mask(row, dtype),
+        source: tensor.flatten(0, 1)[taken],
+        text.positions: positions,
+        "attention_mask": packing.mask(row, torch.bool if masks_are_bool() else dtype),
     }

@@ -8,7 +8,10 @@ computed, and what it gives back is padded like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import bisect
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +27,9 @@ from .repeat import Plan
 # Shorter ones are not worth the mask that a cache brings with it.
 _SHORTEST = 8
 
-# How many known prompts are looked at, the latest first.
+# How many known prompts are looked at, the latest first, and how many rows of theirs at most.
 _LOOKED_AT = 32
+_ROWS = 2048
 
 _COLUMN = 16  # bytes of a token and its position: two int64
 _DIMENSIONS = 2  # of positions: batch and columns
@@ -88,6 +92,7 @@ def _suits(call: Call, text: Text, values: Values) -> bool:
         and shape[1] > 0
         and call.is_read
         and not call.inexact
+        and not call.mixes
         and not call.asks_for_attentions
         and values.get("output_hidden_states") in (None, True, False)
         and all(values.get(name) is None for name in (*CACHES, "cache_position"))
@@ -121,11 +126,7 @@ def _look_up(call: Call, text: Text, values: Values, plan: Plan) -> Continued:
         if entry.context == plan.context and entry.prompt is not None
     ]
     usable = [prompt for prompt in prompts if prompt.states is not None or not states]
-    found = [longest(row, usable) for row in rows]
-    columns = min(ids.shape[1] - 1, *(one[0] if one else 0 for one in found))
-    known = None
-    if columns >= _SHORTEST:
-        known = Known(columns, tuple((one[1], one[2]) for one in found if one))
+    known = longest(rows, usable, ids.shape[1] - 1)
     return Continued(plan, rows, _wants_cache(call.module, values), known)
 
 
@@ -253,11 +254,34 @@ def common(one: bytes, other: bytes) -> int:
     return low
 
 
-def longest(row: bytes, prompts: Iterable[Prompt]) -> tuple[int, Prompt, int] | None:
-    """(columns in common, prompt, row of it), of the one that has the most; None without any."""
-    found = [
-        (common(row, other), prompt, index)
-        for prompt in prompts
-        for index, other in enumerate(prompt.rows)
-    ]
-    return max(found, key=lambda one: one[0], default=None)
+def longest(rows: Sequence[bytes], prompts: Iterable[Prompt], most: int) -> Known | None:
+    """What is known of all ``rows``, ``most`` columns at most; None where that is too little.
+
+    In their order, the row that has most in common with another stands next to it. So each one is
+    compared with two, and not with all that there are.
+    """
+    places = list(itertools.islice(_rows_in(prompts), _ROWS))
+    start = rows[0][: _SHORTEST * _COLUMN]
+    if not any(other.startswith(start) for other, _, _ in places):
+        return None
+    places.sort(key=_bytes)
+    others = list(map(_bytes, places))
+    columns, sources = most, []
+    for row in rows:
+        place = bisect.bisect_left(others, row)
+        beside = range(max(place - 1, 0), min(place + 1, len(others)))
+        length, nearest = max((common(row, others[index]), index) for index in beside)
+        columns = min(columns, length)
+        if columns < _SHORTEST:
+            return None
+        sources.append(places[nearest][1:])
+    return Known(columns, tuple(sources))
+
+
+def _rows_in(prompts: Iterable[Prompt]) -> Iterator[tuple[bytes, Prompt, int]]:
+    for prompt in prompts:
+        for index, row in enumerate(prompt.rows):
+            yield row, prompt, index
+
+
+_bytes: Callable[[tuple[bytes, Prompt, int]], bytes] = operator.itemgetter(0)

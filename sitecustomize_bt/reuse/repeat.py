@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
+from ..compat.torch import PARAMETERS, has_optimizers, has_peers
 from ..compat.transformers import CACHES
 from ..core import locks
 from ..core.counts import Passed, Tally
@@ -16,8 +17,9 @@ from .entry import CannotCopyError, Entry, Freezer
 from .store import Shelf
 from .watch import ModelState
 
-# Fused optimizers and bitsandbytes' write into weights that torch does not count as changed.
-_TRAINED = (Passed.TRAINING, Passed.GRADIENTS)
+# Fused optimizers, bitsandbytes' and collectives write into weights that torch does not count as
+# changed.
+_MAY_HAVE_CHANGED = (Passed.TRAINING, Passed.GRADIENTS, Passed.TRAINABLE, Passed.DISTRIBUTED)
 
 
 @dataclass
@@ -50,7 +52,7 @@ class ExactRepeat(Stage):
         """The answer, or what is to be kept of this call."""
         plan = self._look(call)
         if isinstance(plan, Passed):
-            if plan in _TRAINED:
+            if plan in _MAY_HAVE_CHANGED:
                 self._drop()
             self._tally.passed(plan)
             return None
@@ -152,4 +154,14 @@ def _why_not(call: Call) -> Passed | None:
         return call.surroundings
     if any(call.kwargs.get(name) is not None for name in CACHES):
         return Passed.CACHE_PASSED
+    if has_peers():
+        return Passed.DISTRIBUTED
+    if has_optimizers() and _is_trainable(call):
+        return Passed.TRAINABLE
     return call.foreign
+
+
+def _is_trainable(call: Call) -> bool:
+    held = [own[PARAMETERS].values() for own in call.owns]
+    weights = [weight for values in held for weight in values if weight is not None]
+    return any(weight.requires_grad for weight in weights)

@@ -13,6 +13,7 @@ from stages import leave_all, padding_counts, skip_padding, unseen
 
 from sitecustomize_bt.core.counts import Passed
 from sitecustomize_bt.forward.backends import FLAGS
+from sitecustomize_bt.padding import packing
 
 MASKS = {
     "right": [[1, 1, 1, 1, 1, 0, 0, 0]] * 2,
@@ -26,7 +27,7 @@ MASKS = {
     "little ragged left": [[0, 0, 0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1, 1, 1]],
     "little ragged": [[0, 1, 1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1, 0, 0]],
 }
-# Rows so different that they are computed one behind the other.
+# Rows so different that they are computed one behind the other, as one.
 PACKED = ("ragged right", "ragged left", "ragged", "a row of zeros")
 WINDOWS = {
     "right": (0, 5),
@@ -43,8 +44,12 @@ WINDOWS = {
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
-    """No flag of torch's, no mode of ours on its stack, and nothing on a class."""
+def nothing_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No flag of torch's, no mode of ours on its stack, and nothing on a class.
+
+    Tiny models are packed meanwhile, as wide ones are.
+    """
+    monkeypatch.setattr(packing, "_SAVED", 1)
     flags = {name: get() for name, (get, _) in FLAGS.items()}
     yield
     leave_all()

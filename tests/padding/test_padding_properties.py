@@ -23,6 +23,7 @@ from pads import cache_of, form, keys_and_values, states
 from stages import leave_all, padding_counts, skip_padding, unseen
 
 from sitecustomize_bt.forward.call import positional
+from sitecustomize_bt.padding import packing
 
 CASES = int(os.environ.get("BT_CASES", "1000"))
 
@@ -47,6 +48,11 @@ def nothing_stays() -> Iterator[None]:
     yield
     leave_all()
     pair.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def tiny_ones_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_SAVED", 1)
 
 
 @functools.cache
@@ -87,9 +93,9 @@ class Case:
         return torch.tensor(self.rows, dtype=self.mask_dtype).reshape(len(self.rows), self.length)
 
 
-def computed(case: Case) -> tuple[int, bool]:
-    """How many tokens are, and whether one behind the other; not as the hook works it out."""
-    everything = len(case.rows) * case.length, False
+def computed(case: Case) -> tuple[int, int]:
+    """How many tokens are, in how many rows; not as the hook works it out."""
+    everything = len(case.rows) * case.length, len(case.rows)
     spans = []
     for row in case.rows:
         text = "".join(map(str, row))
@@ -100,10 +106,30 @@ def computed(case: Case) -> tuple[int, bool]:
     if not spans or case.use_cache is True or case.cache_position == "odd":
         return everything
     width = max(end for _, end in spans) - min(start for start, _ in spans)
-    real = sum(map(sum, case.rows))
-    if 10 * real <= 7 * len(case.rows) * width:
-        return real, True
-    return len(case.rows) * width, False
+    whole = len(case.rows) * width, len(case.rows)
+    if case.attention == "eager":
+        return whole
+    # Every way to put them behind each other; at 32 numbers a token attention is a small part.
+    found = [
+        (longest * (4 * 32 + longest) * len(packed), longest * len(packed), len(packed))
+        for packed in partitions([sum(row) for row in case.rows])
+        for longest in [max(map(sum, packed))]
+        if longest**2 * len(packed) <= width**2 * len(case.rows)
+    ]
+    least = min(found)
+    cost = width * (4 * 32 + width) * len(case.rows)
+    return least[1:] if least[0] < cost - cost // 8 else whole
+
+
+def partitions(lengths: list[int]) -> Iterator[list[list[int]]]:
+    if not lengths:
+        yield []
+        return
+    first, *others = lengths
+    for packed in partitions(others):
+        yield [[first], *packed]
+        for index, members in enumerate(packed):
+            yield [*packed[:index], [first, *members], *packed[index + 1 :]]
 
 
 def row(length: int) -> st.SearchStrategy[list[int]]:
@@ -232,8 +258,8 @@ def test_any_call(case: Case) -> None:
         found = hooked(*args, **kwargs)
     torch.testing.assert_close((args, kwargs), given, atol=0, rtol=0)  # the caller's, as they were
     assert form(found) == form(wanted)
-    tokens, packed = computed(case)
-    assert seen == [tokens if packed else tokens // max(len(case.rows), 1) or case.length]
+    tokens, rows = computed(case)
+    assert seen == [tokens // max(rows, 1) or case.length]
     after = padding_counts(hooked)
     trimmed = tokens < len(case.rows) * case.length
     assert after.trimmed - before.trimmed == trimmed

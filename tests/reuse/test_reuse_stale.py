@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -193,3 +196,108 @@ def test_changed_by_another_thread_during_the_forward() -> None:
     for _ in range(3):
         run(model, given)
     assert (counts(model).answered, counts(model).dropped) == (0, 2)
+
+
+# What torch does not count as a change.
+
+
+def _fused(name: str) -> Callable[[Any], Any]:
+    return lambda weights: getattr(torch.optim, name)(weights, lr=0.05, fused=True)
+
+
+def _adam8bit(weights: Any) -> Any:
+    return pytest.importorskip("bitsandbytes").optim.Adam8bit(weights, lr=0.05)
+
+
+OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
+    **{name: _fused(name) for name in ("AdamW", "Adam", "SGD", "Adagrad")},
+    "Adam8bit": _adam8bit,
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("looked_at", ["before", "before the step", "without a forward of ours"])
+def test_trained_by_what_torch_does_not_count(optimizer: str, looked_at: str) -> None:
+    given, outputs = prompt([1, 2, 3]), []
+    for model in (applied(), tiny.build("LlamaModel")):
+        made = OPTIMIZERS[optimizer](list(model.parameters()))
+        run(model, given)
+        before = model.norm.weight.clone()
+        if looked_at == "without a forward of ours":
+            states = model.norm(torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(1)))
+        else:
+            states = model(**given).last_hidden_state
+        states.pow(2).mean().backward()
+        if looked_at == "before the step":
+            run(model, given)
+        made.step()
+        assert not torch.equal(model.norm.weight, before)
+        outputs.append(run(model, given))
+    assert_same(kept(outputs[0], given), kept(outputs[1], given), 2e-5)
+
+
+def test_a_frozen_model_is_reused_beside_an_optimizer() -> None:
+    model, given = applied(), prompt([1, 2, 3])
+    other = torch.nn.Linear(2, 2)
+    torch.optim.AdamW(other.parameters())
+    for _ in range(2):
+        run(model, given)
+    assert dict(counts(model).passed_through) == {Passed.TRAINABLE: 2}
+    model.requires_grad_(False)
+    for _ in range(2):
+        run(model, given)
+    assert counts(model).answered == 1
+
+
+COLLECTIVES = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+import os
+os.environ["FRAMEPACK_BETTERTRANSFORMER_REUSE"] = "1"
+import tiny, torch, sitecustomize_bt
+import torch.distributed as dist
+from stages import reuse_counts
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+sends = {{
+    "broadcast": lambda weight: dist.broadcast(weight, 0),
+    "all_reduce": lambda weight: dist.all_reduce(weight),
+    "recv": lambda weight: dist.recv(weight, 0) if rank else dist.send(weight, 1),
+}}
+ids = torch.arange(3, 23)[None]
+for name, send in sends.items():
+    pair = tiny.build("CLIPTextModel"), tiny.build("CLIPTextModel")
+    sitecustomize_bt.apply(pair[1])
+    with torch.no_grad():
+        pair[1](ids)
+        for model in pair:
+            for weight in model.parameters():
+                if rank == 0:
+                    weight.add_(0.05)
+                send(weight.detach())
+        wanted, found = (model(ids).last_hidden_state for model in pair)
+    if not torch.equal(wanted, found):
+        sys.exit(f"{{name}}, rank {{rank}}: stale")
+    passed = reuse_counts(pair[1]).passed_through
+    assert {{reason.name for reason in passed}} == {{"DISTRIBUTED"}}
+dist.destroy_process_group()
+# What came in meanwhile was not seen, so nothing is kept from then on either.
+with torch.no_grad():
+    pair[1](ids)
+assert reuse_counts(pair[1]).computed == 0
+"""
+
+
+def test_other_processes_write_into_the_weights(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(COLLECTIVES, encoding="utf-8")
+    command = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = subprocess.run(
+        [sys.executable, *command, str(program)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
