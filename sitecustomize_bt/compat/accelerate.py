@@ -12,6 +12,9 @@ _WHOLE_MODEL_HOOKS = ("CpuOffload", "CustomOffloadHook")  # the second is diffus
 _HOOK = "_hf_hook"
 _OLD_FORWARD = "_old_forward"
 
+# What it sets on a module.
+MARKS = frozenset((_HOOK, _OLD_FORWARD, "forward"))
+
 
 def hooks_of(own: dict[str, Any]) -> Iterator[Any]:
     """The hooks in a module's namespace: accelerate keeps one, which may hold several."""
@@ -66,6 +69,29 @@ def weights_elsewhere(
             for name, entry in (getattr(source, "index", None) or {}).items():
                 paths.add(entry.get("safetensors_file") or os.path.join(folder, f"{name}.dat"))
     return list(dicts.values()), paths
+
+
+def execution_devices(owns: Iterable[dict[str, Any]]) -> tuple[str, ...]:
+    """Where the modules are computed, as their hooks say it; no more than that is on a module."""
+    hooks = (hook for own in owns for hook in hooks_of(own))
+    return tuple(sorted({f"{type(hook).__name__} {_place(hook)}" for hook in hooks}))
+
+
+def _place(hook: Any) -> Any:
+    return getattr(hook, "execution_device", None)
+
+
+def fetched_from_memory(own: dict[str, Any], name: str) -> Any:
+    """The tensor in host memory that the module's weight ``name`` is fetched from, or None."""
+    for hook in hooks_of(own):
+        source = getattr(hook, "weights_map", None)
+        held = getattr(source, "dataset", source)
+        if not isinstance(held, dict):
+            held = getattr(held, "state_dict", None) or {}
+        found = held.get(getattr(source, "prefix", "") + name)
+        if found is not None:
+            return found
+    return None
 
 
 def places_offload(device_map: dict[str, Any]) -> bool:

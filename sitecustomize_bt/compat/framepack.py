@@ -10,3 +10,13 @@ _MARK = "forge_backup_original_class"
 def swaps(own: dict[str, Any]) -> bool:
     """Whether the module with this namespace is swapped."""
     return _MARK in own
+
+
+# What it sets on a module.
+MARKS = frozenset((_MARK,))
+
+
+def own_class(module: Any) -> type:
+    """The class that ``module`` has where no swapper has replaced it."""
+    found: type = vars(module).get(_MARK, type(module))
+    return found

@@ -5,8 +5,10 @@ Nothing here imports transformers: what the host has not imported is not there.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
 from typing import Any
@@ -226,6 +228,19 @@ def _written(cache: Any) -> Iterator[Any]:
 def is_made_of_attributes(cls: type) -> bool:
     """Whether an instance of ``cls`` is nothing but its attributes."""
     return cls.__name__ in _BY_ATTRIBUTES and cls.__module__.startswith("transformers.")
+
+
+def output_class(module: str, name: str) -> type | None:
+    """The class of that name that a model's output is made of; None if it is no such class.
+
+    Nothing is imported: the module of a model's output is there once the model is.
+    """
+    cls = getattr(sys.modules.get(module), name, None)
+    if not isinstance(cls, type) or (cls.__module__, cls.__qualname__) != (module, name):
+        return None
+    is_output = module.startswith("transformers.") and dataclasses.is_dataclass(cls)
+    known = is_made_of_attributes(cls) or cls in (dict, set, OrderedDict)
+    return cls if known or (is_output and issubclass(cls, OrderedDict)) else None
 
 
 # It records hidden states and attentions with forward hooks on a model's parts, from 4.57 on.

@@ -76,7 +76,9 @@ class ReuseCounts:
 
     ``continued``: of the computed ones, those that began behind a known prefix; ``tokens_known``:
     tokens (batch times columns) of those prefixes. ``dropped``: how often all that was kept of the
-    model was dropped because it had changed. ``kept_bytes``: what is kept of it now.
+    model was dropped because it had changed. ``kept_bytes``: what is kept of it now, in memory.
+    ``from_folder``: of the answered ones, those that the folder had; ``why_no_folder``: why it is
+    not asked (any more), in words.
     """
 
     answered: int = 0
@@ -84,7 +86,9 @@ class ReuseCounts:
     continued: int = 0
     tokens_known: int = 0
     dropped: int = 0
+    from_folder: int = 0
     kept_bytes: int = 0
+    why_no_folder: str = ""
     passed_through: Reasons = field(default_factory=_none)
 
 
@@ -132,11 +136,12 @@ class Tally:
                 passed_through=MappingProxyType(dict(self._passed)),
             )
 
-    def reuse(self, kept_bytes: int) -> ReuseCounts:
+    def reuse(self, kept_bytes: int, why_no_folder: str = "") -> ReuseCounts:
         """By now, as encode reuse counts."""
         with _lock:
             return ReuseCounts(
                 **self._numbers,
                 kept_bytes=kept_bytes,
+                why_no_folder=why_no_folder,
                 passed_through=MappingProxyType(dict(self._passed)),
             )

@@ -7,7 +7,7 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
-from ..startup.settings import ALL, ENABLE, PADDING, REUSE, Settings
+from ..startup.settings import ALL, ENABLE, PADDING, REUSE, REUSE_DIR, Settings
 from .devices import Devices
 
 _SDPA = "sdpa"
@@ -107,9 +107,23 @@ class Decision:
             return f"Enabled PyTorch SDPA backend for {self.label} ({self.detail}){self._others}"
         if self.padding.on:
             return f"Enabled padding skip for {self.label} ({self.detail})"
+        if self.is_offloaded:
+            return f"Skipped {self.label}: {self.detail}{self._what_helps}"
         if self.reuse.on:
             return f"Enabled encode reuse for {self.label} ({self.detail})"
         return f"Skipped {self.label}: {self.detail}"
+
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether all but encode reuse is off because somebody offloads the model."""
+        return self.attention.reason is Reason.OFFLOADED
+
+    @property
+    def _what_helps(self) -> str:
+        if self.reuse.on:
+            return "; encode reuse stays on"
+        is_offered = self.reuse.reason in (Reason.SWITCHED_OFF, Reason.OFFLOADED)
+        return f"; {REUSE_DIR} would keep its answers" if is_offered else ""
 
     @property
     def _others(self) -> str:
@@ -118,6 +132,12 @@ class Decision:
         if self.padding.reason in _TOLD:
             return f", padding computed: {self.padding.detail}"
         return ""
+
+    def offloaded(self, detail: str) -> Decision:
+        """The same once somebody offloads the model: encode reuse stays, as it only avoids work."""
+        off = Outcome(False, Reason.OFFLOADED, detail)
+        reuse = self.reuse if self.reuse.on or self.reuse.reason in _NOT_OFFERED else off
+        return dataclasses.replace(self, attention=off, backends=off, padding=off, reuse=reuse)
 
     def without(self, reason: Reason, detail: str, *names: str) -> Decision:
         """The same with all of it off, or the parts that are on among ``names``."""
@@ -129,6 +149,9 @@ class Decision:
         }
         return dataclasses.replace(self, **changed)
 
+
+# Why nothing could be reused of a model, whatever is set.
+_NOT_OFFERED = (Reason.NOT_FOR_CLASS, Reason.NOT_ATTACHED)
 
 # Why padding is computed, where the class and the settings would have it skipped.
 _TOLD = (
@@ -190,6 +213,9 @@ def decide(settings: Settings, facts: Facts) -> Decision:
     attention = Outcome(False, *refused) if refused else _attention(facts)
     if attention.on or attention.reason is Reason.NO_SDPA_FOR_CLASS:
         padding, reuse = _padding(settings, facts), _reuse(settings, facts)
+    elif attention.reason is Reason.OFFLOADED:
+        # A repeat can only avoid that weights are fetched.
+        padding, reuse = attention, _reuse(settings, facts)
     else:
         padding = reuse = attention
     return Decision(

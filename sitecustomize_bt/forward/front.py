@@ -46,7 +46,7 @@ class Front:
         module_name: str,
     ) -> None:
         self.model = weakref.ref(model)
-        self._text = text
+        self._text, self._module_name = text, module_name
         self._stages = tuple(stages)
         self._stack = guards.Stack(module_name, causal=text.causal if text else None)
 
@@ -121,6 +121,12 @@ class Front:
                 begun.append((stage, kept))
         return None
 
+    def with_stages(self, stages: Sequence[Stage]) -> Front:
+        """Another one for the same model."""
+        model = self.model()
+        assert model is not None, "whoever asks holds it"
+        return Front(model, self._text, stages, self._module_name)
+
     def __bool__(self) -> bool:
         """To who asks whether the model is compiled (PEFT does), it is not."""
         return False
@@ -192,6 +198,14 @@ def attach(model: torch.nn.Module, home: type, front: Front) -> str:
         _places.add(home)
         _fronts[model] = front
     return ""
+
+
+def replace_stages(model: torch.nn.Module, stages: Sequence[Stage]) -> None:
+    """Go on before the calls of ``model`` with these ``stages``; a forward that runs is let end."""
+    with _lock:
+        found = _fronts.get(model)
+        if found is not None:
+            _fronts[model] = found.with_stages(stages)
 
 
 def detach(model: torch.nn.Module) -> bool:

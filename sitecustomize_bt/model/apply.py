@@ -6,6 +6,7 @@ import dataclasses
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,17 +27,37 @@ from ..startup.settings import Settings
 from . import attention, device, offload, optimum_bridge, quantization
 from .asked_attention import Request
 
+if TYPE_CHECKING:
+    from ..reuse.origin import Origin
+
 _FORWARD_PARTS = ("backends", "padding", "reuse")
 
 
 @dataclass
 class _Applied:
-    """``watched``: the module before whose calls we stand, the model itself or a part of it."""
+    """``watched``: the module before whose calls we stand, the model itself or a part of it.
+
+    ``repeat``: the stage that stays where the model is offloaded; None without encode reuse.
+    """
 
     decision: Decision
     watched: weakref.ref[torch.nn.Module]
     forget: Callable[[], None] | None = None
     configs: attention.Before = field(default_factory=list)
+    repeat: Stage | None = None
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What a model is accelerated under. ``configs``: what of it was changed already.
+
+    ``origin``: the checkpoint it was loaded from; or why that is not known, in words.
+    """
+
+    row: Encoder
+    settings: Settings
+    configs: attention.Before
+    origin: Origin | str
 
 
 _applied: weakref.WeakKeyDictionary[torch.nn.Module, _Applied] = weakref.WeakKeyDictionary()
@@ -58,12 +79,20 @@ def activity_of(model: torch.nn.Module) -> Activity:
     return activity() if activity else Activity()
 
 
-def apply_loaded(model: torch.nn.Module, settings: Settings, request: Request) -> Decision:
-    """Decide on a model that ``from_pretrained`` has just returned, and act on it."""
+def apply_loaded(
+    model: torch.nn.Module, settings: Settings, request: Request, origin: Origin | str = ""
+) -> Decision:
+    """Decide on a model that ``from_pretrained`` has just returned, and act on it.
+
+    ``origin``: the checkpoint; or why that is not known, in words.
+    """
     row, facts = _looked_at(model, request, settings)
     if row is None or facts is None:
         return _not_registered(model)
-    return _act(model, row, decision.decide(settings, facts), settings, [])
+    if facts.quantized:
+        origin = f"loaded as {facts.quantized}"
+    decided = decision.decide(settings, facts)
+    return _act(model, decided, _Case(row, settings, [], origin))
 
 
 def apply_built(model: torch.nn.Module, settings: Settings) -> Decision:
@@ -87,7 +116,7 @@ def apply_built(model: torch.nn.Module, settings: Settings) -> Decision:
             else:
                 running = attention.running(model, row)
                 decided = decision.decide(settings, dataclasses.replace(facts, running=running))
-        return _act(model, row, decided, settings, configs)
+        return _act(model, decided, _Case(row, settings, configs, "built by the program"))
 
 
 def revert(model: torch.nn.Module) -> bool:
@@ -116,7 +145,7 @@ def revert_all() -> None:
 
 
 def release(target: torch.nn.Module, taker: str) -> list[Decision]:
-    """Revert every accelerated model that shares a module with ``target``.
+    """Revert every accelerated model that shares a module with ``target``, but for exact repeats.
 
     ``taker``: who is about to offload it, as ``accelerate.cpu_offload``. Returns the new decision
     on each model that was reverted.
@@ -126,10 +155,20 @@ def release(target: torch.nn.Module, taker: str) -> list[Decision]:
         touched = [model for model in list(_applied) if not taken.isdisjoint(model.modules())]
         decided = []
         for model in touched:
-            before = _applied[model].decision
-            revert(model)
+            found = _applied[model]
+            if found.decision.is_offloaded:
+                continue
             detail = f"{taker} takes over its weights; what was enabled has been reverted"
-            decided.append(before.without(Reason.OFFLOADED, detail))
+            offloaded = found.decision.offloaded(detail)
+            decided.append(offloaded)
+            watched = found.watched()
+            if found.repeat is None or not offloaded.reuse.on or watched is None:
+                revert(model)
+                continue
+            attention.restore(found.configs)
+            front.replace_stages(watched, [found.repeat])
+            _applied[model] = dataclasses.replace(found, decision=offloaded, configs=[])
+            decisions.keep(offloaded, _activities.get(model, decisions.nothing))
         return decided
 
 
@@ -142,40 +181,32 @@ def forget(model: torch.nn.Module) -> bool:
     return True
 
 
-def _act(
-    model: torch.nn.Module,
-    row: Encoder,
-    decided: Decision,
-    settings: Settings,
-    configs: attention.Before,
-) -> Decision:
+def _act(model: torch.nn.Module, decided: Decision, case: _Case) -> Decision:
     """Attach what is on; what could not be attached is off in the decision that is returned."""
     activity: Callable[[], Activity | None] = decisions.nothing
     if decided.applied:
         with _lock:
             try:
-                decided, activity = _attach(model, row, decided, settings, configs)
+                decided, activity = _attach(model, decided, case)
             except BaseException:  # Ctrl-C too: nothing is left on a model half way
                 revert(model)
-                attention.restore(configs)
+                attention.restore(case.configs)
                 raise
     decisions.keep(decided, activity)
     return decided
 
 
 def _attach(
-    model: torch.nn.Module,
-    row: Encoder,
-    decided: Decision,
-    settings: Settings,
-    configs: attention.Before,
+    model: torch.nn.Module, decided: Decision, case: _Case
 ) -> tuple[Decision, Callable[[], Activity | None]]:
-    watched = _watched(model, row)
-    built = _built(model, row, decided, settings)
-    backends.ask_for(settings.backends)
+    row, watched = case.row, _watched(model, case.row)
+    built = _built(model, decided, case)
+    backends.ask_for(case.settings.backends)
     home = next(cls for cls in type(watched).__mro__ if cls.__module__ == row.module)
     # Known before anything is attached, so that what ends half way can be reverted.
-    applied = _applied[model] = _Applied(decided, weakref.ref(watched), built.forget, configs)
+    applied = _applied[model] = _Applied(
+        decided, weakref.ref(watched), built.forget, case.configs, built.repeat
+    )
     why_not = front.attach(watched, home, front.Front(watched, row.text, built.stages, row.module))
     if why_not:
         applied.decision = decided.without(Reason.NOT_ATTACHED, why_not, *_FORWARD_PARTS)
@@ -192,18 +223,20 @@ class _Built:
     stages: list[Stage]
     activity: Callable[[], Activity]
     forget: Callable[[], None] | None
+    repeat: Stage | None
 
 
-def _built(model: torch.nn.Module, row: Encoder, decided: Decision, settings: Settings) -> _Built:
+def _built(model: torch.nn.Module, decided: Decision, case: _Case) -> _Built:
     """The stages of a forward, in their order: the one place that says which there are.
 
     A repeat needs none of the others. The time that is measured holds what the others take. The
     common prefix sees the columns that the padding skip leaves. Backends are for SDPA itself.
     """
+    row, settings = case.row, case.settings
     stages: list[Stage] = []
     skipped, reused = Tally(), Tally()
     measuring = Measuring() if settings.report else None
-    repeat = None
+    repeat, why_no_folder = None, ""
     if decided.reuse.on:
         # Imported by those who have asked for it alone.
         from ..reuse.prefix import CommonPrefix
@@ -211,13 +244,21 @@ def _built(model: torch.nn.Module, row: Encoder, decided: Decision, settings: Se
         from ..reuse.store import set_limit
 
         set_limit(settings.reuse)
-        repeat = ExactRepeat(reused)
+        place = None
+        if settings.reuse_dir:
+            from ..reuse import library
+
+            place, why_no_folder = library.place_of(
+                _watched(model, row), settings, case.origin, decided
+            )
+        repeat = ExactRepeat(reused, place)
         stages.append(repeat)
     if measuring is not None:
         stages.append(measuring)
     if decided.padding.on:
         stages.append(PaddingSkip(type(model).__name__, skipped))
-    if decided.reuse.on and row.text is not None and row.text.causal:
+    is_causal = row.text is not None and row.text.causal
+    if decided.reuse.on and is_causal and not decided.is_offloaded:
         stages.append(CommonPrefix())
     if decided.backends.on:
         stages.append(backends.Backends())
@@ -228,11 +269,16 @@ def _built(model: torch.nn.Module, row: Encoder, decided: Decision, settings: Se
         keeper = reference() if reference else None
         return Activity(
             skipped.padding() if decided.padding.on else None,
-            reused.reuse(keeper.kept_bytes() if keeper else 0) if reference else None,
+            reused.reuse(
+                keeper.kept_bytes() if keeper else 0,
+                why_no_folder or (keeper.why_no_folder() if keeper else ""),
+            )
+            if reference
+            else None,
             measuring.snapshot() if measuring is not None else None,
         )
 
-    return _Built(stages, activity, None if repeat is None else repeat.forget)
+    return _Built(stages, activity, None if repeat is None else repeat.forget, repeat)
 
 
 def _watched(model: torch.nn.Module, row: Encoder) -> torch.nn.Module:

@@ -43,16 +43,22 @@ def read(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request:
     config = kwargs.get("config")
     if config is not None and not isinstance(config, (str, os.PathLike)):
         return _from_object(config)
-    source = config if config is not None else (args[0] if args else None)
-    if source is None:
-        source = kwargs.get("pretrained_model_name_or_path")
     try:
-        path = _saved_config(source, kwargs)
+        path = config_file(args, kwargs)
         return Request(known=False) if path is None else _from_file(path)
     except (OSError, ValueError) as error:
         pass_on(error)
         # No such folder, not a hub name, no JSON: the host will see.
         return Request(known=False)
+
+
+def config_file(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+    """The config file that such a call reads, where it is on this machine."""
+    config = kwargs.get("config")
+    source = config if isinstance(config, (str, os.PathLike)) else (args[0] if args else None)
+    if source is None:
+        source = kwargs.get("pretrained_model_name_or_path")
+    return _saved_config(source, kwargs)
 
 
 def _from_object(config: Any) -> Request:

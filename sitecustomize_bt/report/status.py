@@ -77,6 +77,10 @@ def _what_was_reused(reuse: dict[str, Any]) -> Iterator[str]:
         if reuse["continued"]:
             known = _number(reuse["tokens_known"], "token")
             yield f"{_number(reuse['continued'], 'forward')} went on from a prefix: {known} known"
+    if reuse.get("from_folder"):
+        yield f"{_number(reuse['from_folder'], 'call')} of these answered from the folder"
+    if reuse.get("why_no_folder"):
+        yield f"the folder is not used: {reuse['why_no_folder']}"
     for reason, number in reuse.get("passed_through", {}).items():
         yield f"{_number(number, 'call')} not reused: {reason}"
 

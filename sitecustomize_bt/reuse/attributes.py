@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
+from ..compat import accelerate, framepack
 from ..compat.torch import MODULE_ATTRIBUTES
 from ..compat.transformers import MARKS, is_config
 
 # What every module has is looked at apart (hooks, tensors, children), or is of no consequence.
-_IGNORED = MODULE_ATTRIBUTES - {"training"} | MARKS
+_IGNORED = MODULE_ATTRIBUTES - {"training"} | MARKS | accelerate.MARKS | framepack.MARKS
 
 _CONTAINERS = (list, dict, set)
 

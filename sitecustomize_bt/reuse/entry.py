@@ -38,7 +38,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class _Instance:
+class Instance:
     """Something of class ``cls`` that is made of ``parts`` by ``make(cls, parts)``."""
 
     cls: type
@@ -115,7 +115,7 @@ class Freezer:
         if kind in (tuple, list):
             return kind(map(self._frozen, value))
         if kind is set and not value:
-            return _Instance(kind, {}, _from_items)
+            return Instance(kind, {}, _from_items)
         is_output = isinstance(value, OrderedDict) and dataclasses.is_dataclass(value)
         if kind in (dict, OrderedDict) or is_output:
             parts, make = value, _from_fields if is_output else _from_items
@@ -123,7 +123,7 @@ class Freezer:
             parts, make = vars(value), _from_attributes
         else:
             raise CannotCopyError(kind.__name__)
-        return _Instance(kind, {name: self._frozen(part) for name, part in parts.items()}, make)
+        return Instance(kind, {name: self._frozen(part) for name, part in parts.items()}, make)
 
     def _hold(self, tensor: torch.Tensor) -> Held:
         if tensor.layout is not torch.strided or tensor.requires_grad:
@@ -147,7 +147,7 @@ def _thawed(frozen: Any, copy: bool, made: dict[int, torch.Tensor]) -> Any:
         return made[id(frozen)]
     if kind in (tuple, list):
         return kind([_thawed(part, copy, made) for part in frozen])
-    if kind is _Instance:
+    if kind is Instance:
         parts = {name: _thawed(part, copy, made) for name, part in frozen.parts.items()}
         return frozen.make(frozen.cls, parts)
     return frozen
@@ -165,3 +165,6 @@ def _from_attributes(cls: type, parts: Any) -> Any:
     made: Any = object.__new__(cls)
     made.__dict__.update(parts)
     return made
+
+
+MAKERS = (_from_fields, _from_items, _from_attributes)

@@ -14,6 +14,7 @@ from ..forward.call import Answered, Call, Stage
 from ..startup.faults import FAULTS, pass_on
 from . import key as keys
 from .entry import CannotCopyError, Entry, Freezer
+from .library import Place
 from .store import Shelf
 from .watch import ModelState
 
@@ -26,14 +27,17 @@ _MAY_HAVE_CHANGED = (Passed.TRAINING, Passed.GRADIENTS, Passed.TRAINABLE, Passed
 class Plan:
     """One call that is being computed, and what will be kept of it.
 
-    ``context``: what else than its arguments the output depends on. ``entry``: what the common
-    prefix has made of it already; None if nothing. ``known``: how many tokens it found computed.
+    ``context``: what else than its arguments the output depends on. ``place``: where in a folder
+    it will be kept too, by ``written_as``. ``entry``: what the common prefix has made of it
+    already; None if nothing. ``known``: how many tokens it found computed.
     """
 
     shelf: Shelf[Entry]
     key: Hashable
     context: Hashable
     generation: int
+    place: Place | None = None
+    written_as: str = ""
     entry: Entry | None = None
     known: int = 0
 
@@ -41,10 +45,12 @@ class Plan:
 class ExactRepeat(Stage):
     """Answers the repeats of one model. All that is kept of it hangs here, and so goes with it."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: Tally, place: Place | None = None) -> None:
+        """``place``: the model's place in a folder, while it is what was loaded."""
         self._tally = tally
         self._lock = locks.new()
-        self._state: ModelState | None = None
+        self._place = place
+        self._state = place.state if place is not None else None
         self._generation = 0
         self._shelf: Shelf[Entry] = Shelf()
 
@@ -53,7 +59,7 @@ class ExactRepeat(Stage):
         plan = self._look(call)
         if isinstance(plan, Passed):
             if plan in _MAY_HAVE_CHANGED:
-                self._drop()
+                self._drop(plan.value)
             self._tally.passed(plan)
             return None
         if isinstance(plan, Answered):
@@ -65,7 +71,7 @@ class ExactRepeat(Stage):
     def after(self, call: Call, kept: Plan, output: Any) -> Any:
         """Keep the output, and hand it on."""
         try:
-            self._keep(kept, output)
+            self._keep(call, kept, output)
         except FAULTS as error:
             pass_on(error)
             self._tally.passed(Passed.FAULT)
@@ -79,7 +85,7 @@ class ExactRepeat(Stage):
         """Drop all that is kept of the model."""
         with self._lock:
             self._state = None
-            self._clear()
+            self._clear("the host has had it forgotten")
 
     def _look(self, call: Call) -> Answered | Plan | Passed:
         refused = _why_not(call)
@@ -94,37 +100,54 @@ class ExactRepeat(Stage):
             arguments = keys.of(call.values)
         except keys.CannotTellError:
             return Passed.ARGUMENTS
-        context = generation, state.devices, keys.settings(state.devices)
+        settings = keys.settings(state.devices)
+        context = generation, state.devices, state.placement, settings
         key = arguments, context
         entry = self._shelf.get(key)
         if entry is not None:
-            try:
-                return Answered(entry.thaw())
-            except Exception as error:  # no memory left, or a form that cannot be padded after all
-                pass_on(error)
-                self._shelf.drop(key)
-        return Plan(self._shelf, key, context, generation)
+            answer = _thawed(entry)
+            if answer is not None:
+                return answer
+            self._shelf.drop(key)
+        plan = Plan(self._shelf, key, context, generation, self._place)
+        return self._written(plan, state.devices, (arguments, state.placement, settings)) or plan
+
+    def _written(self, plan: Plan, devices: tuple[str, ...], what: Hashable) -> Answered | None:
+        """The answer that the folder has."""
+        place = plan.place
+        if place is None or place.why_not:
+            return None
+        plan.written_as = place.key(devices, what)
+        entry = place.get(plan.written_as, plan.context)
+        answer = None if entry is None else _thawed(entry)
+        if entry is None or answer is None:
+            return None
+        self._shelf.put(plan.key, entry, entry.size + keys.size_of(plan.key))
+        self._tally.add(from_folder=1)
+        return answer
 
     def _refreshed(self, call: Call) -> ModelState:
         """The state of the model now; what was kept under another one is dropped."""
         if self._state is None or not self._state.same(call.owns, call.stack.looks):
             now = ModelState(call.parts, call.owns, call.stack.looks)
             if self._state is None or not self._state.is_followed_by(now):
-                self._drop()
+                self._drop("it has changed since it was loaded")
             self._state = now
         return self._state
 
-    def _drop(self) -> None:
+    def _drop(self, why: str) -> None:
         """Keep nothing more of the model, because it may have changed."""
-        if self._clear():
+        if self._clear(why):
             self._tally.add(dropped=1)
 
-    def _clear(self) -> bool:
+    def _clear(self, why: str) -> bool:
         with self._lock:
+            if self._place is not None:
+                self._place.leave(why)
             self._generation += 1
             return self._shelf.clear()
 
-    def _keep(self, plan: Plan, output: Any) -> None:
+    def _keep(self, call: Call, plan: Plan, output: Any) -> None:
         self._tally.add(computed=1)
         if plan.known:
             self._tally.add(continued=1, tokens_known=plan.known)
@@ -142,10 +165,29 @@ class ExactRepeat(Stage):
             current = self._generation == plan.generation
             if current and not self._shelf.put(plan.key, entry, size):
                 self._tally.passed(Passed.TOO_LARGE)
+        if plan.place is not None and plan.written_as:
+            # Others will answer from it, so that is seen now.
+            with self._lock:
+                self._refreshed(call)
+                current = self._generation == plan.generation
+            if current:
+                plan.place.put(plan.written_as, entry)
+
+    def why_no_folder(self) -> str:
+        """Why nothing is read from a folder or written there; empty if something is."""
+        return self._place.why_not if self._place is not None else ""
 
     def kept_bytes(self) -> int:
         """How much is kept of the model now."""
         return self._shelf.size()
+
+
+def _thawed(entry: Entry) -> Answered | None:
+    try:
+        return Answered(entry.thaw())
+    except Exception as error:  # no memory left, or a form that cannot be padded after all
+        pass_on(error)
+        return None
 
 
 def _why_not(call: Call) -> Passed | None:

@@ -28,9 +28,10 @@ from ..compat.torch import (
 )
 from ..startup.faults import pass_on
 
-# Up to this many numbers are compared one by one where a tensor has moved; of more, _SAMPLED.
+# Up to this many numbers are compared one by one where a tensor has moved; of more, _SAMPLED at
+# each of three places: weights that are mapped from a file are read in blocks.
 _SMALL = 4096
-_SAMPLED = 64
+_SAMPLED = 32
 
 _Own = dict[str, Any]  # a module's namespace
 
@@ -92,6 +93,7 @@ class Tensors:
         self._versions = [seen.version for seen in self._seen]
         self._addresses = [seen.address for seen in self._seen]
         self._storages = [seen.storage.cdata for seen in self._seen]
+        self._memory = _memory(owns, set(self._fetched))
         self.devices = tuple(sorted({str(tensor.device) for tensor in tensors}))
 
     def same(self, owns: Sequence[_Own]) -> bool:
@@ -108,11 +110,18 @@ class Tensors:
 
     def are_followed_by(self, now: Tensors) -> bool:
         """Whether ``now`` has the same tensors, but for where they are."""
-        return (
-            len(self._seen) == len(now._seen)
-            and self._files == now._files
-            and all(old.is_followed_by(new) for old, new in zip(self._seen, now._seen, strict=True))
-        )
+        if self._files != now._files:
+            return False
+        if len(self._seen) == len(now._seen) and all(
+            old.is_followed_by(new) for old, new in zip(self._seen, now._seen, strict=True)
+        ):
+            return True
+        # Those that are offloaded in host memory stay where they are, in other tensors.
+        return self._memory is not None and self._memory == now._memory
+
+    def seen(self) -> list[tuple[Any, ...]]:
+        """Form and sample of each, which two loads of one checkpoint have in common."""
+        return [(seen.form, seen.content) for seen in self._seen]
 
     def _now(self, owns: Sequence[_Own]) -> list[torch.Tensor]:
         whole = self._whole(owns)
@@ -140,6 +149,30 @@ class Tensors:
     def _stamps(self) -> list[tuple[int, int]]:
         stats = map(os.stat, self._paths)
         return [(stat.st_mtime_ns, stat.st_size) for stat in stats]
+
+
+def _memory(owns: Sequence[_Own], fetched: set[int]) -> dict[Any, Any] | None:
+    """Of each weight, where in memory it is and which change of it; None if that is not known.
+
+    ``fetched``: the modules whose weights are fetched from elsewhere.
+    """
+    found: dict[Any, Any] = {}
+    for index, own in enumerate(owns):
+        for kind in (PARAMETERS, BUFFERS):
+            for name, held in own[kind].items():
+                if held is None:
+                    continue
+                is_fetched = index in fetched and held.is_meta
+                tensor = accelerate.fetched_from_memory(own, name) if is_fetched else held
+                if tensor is None or is_wrapper(tensor):
+                    return None
+                found[index, kind, name] = _where(tensor)
+    return found
+
+
+def _where(tensor: torch.Tensor) -> tuple[Any, ...]:
+    storage = StorageWeakRef(tensor.untyped_storage())
+    return tensor.data_ptr(), storage.cdata, version_of(tensor), tensor.dtype, tensor.stride()
 
 
 _address = torch.Tensor.data_ptr
@@ -170,6 +203,7 @@ def _look(tensor: torch.Tensor) -> _Seen:
 def _content(tensor: torch.Tensor) -> bytes:
     flat = tensor.detach().reshape(-1)
     if len(flat) > _SMALL:
-        flat = flat[:: len(flat) // _SAMPLED]
+        starts = (0, len(flat) // 2, len(flat) - _SAMPLED)
+        flat = torch.cat([flat[start : start + _SAMPLED] for start in starts])
     held: bytes = flat.cpu().contiguous().view(torch.uint8).numpy().tobytes()
     return held

@@ -12,10 +12,12 @@ memory.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
 
+from ..compat import accelerate, framepack
 from ..core.counts import Passed
 from ..startup.faults import pass_on
 from .attributes import Attributes
@@ -30,13 +32,14 @@ class ModelState:
     ``looks``: as ``guards.Stack`` counts them, whose look at the same parts goes before.
 
     ``unsuitable``: why nothing is reused of a model in this state; None if something is.
-    ``devices``: where its weights are.
+    ``devices``: where its weights are. ``placement``: where accelerate has it computed.
     """
 
     def __init__(self, parts: list[torch.nn.Module], owns: list[Own], looks: int) -> None:
         self._looks = looks
-        self._types = list(map(type, parts))
+        self._types = [framepack.own_class(part) for part in parts]
         self._attributes = Attributes(parts)
+        self.placement = accelerate.execution_devices(owns)
         self._tensors: Tensors | None = None
         self.devices: tuple[str, ...] = ()
         self.unsuitable: Passed | None = None
@@ -46,6 +49,14 @@ class ModelState:
         except (UnwatchableError, LookupError) as error:
             pass_on(error)
             self.unsuitable = Passed.UNWATCHABLE
+
+    @property
+    def digest(self) -> str:
+        """Of its classes, the forms of its tensors, and samples of them; empty if unsuitable."""
+        if self._tensors is None:
+            return ""
+        names = [f"{cls.__module__}.{cls.__qualname__}" for cls in self._types]
+        return hashlib.blake2b(repr((names, self._tensors.seen())).encode()).hexdigest()
 
     def same(self, owns: list[Own], looks: int) -> bool:
         """Whether nothing at all has changed."""

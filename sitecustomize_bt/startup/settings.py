@@ -24,6 +24,8 @@ PADDING = "FRAMEPACK_BETTERTRANSFORMER_PADDING"
 OFFLOAD = "FRAMEPACK_BETTERTRANSFORMER_OFFLOAD"
 REPORT = "FRAMEPACK_BETTERTRANSFORMER_REPORT"
 REUSE = "FRAMEPACK_BETTERTRANSFORMER_REUSE"
+REUSE_DIR = "FRAMEPACK_BETTERTRANSFORMER_REUSE_DIR"
+REUSE_DISK = "FRAMEPACK_BETTERTRANSFORMER_REUSE_DISK"
 
 DISABLE_FLAG = "--disable-bettertransformer"
 FAST_START_FLAG = "--fast-start"
@@ -43,6 +45,7 @@ SIZE_UNITS: dict[str, int] = {
     for ending in endings
 }
 REUSE_BYTES = 256 * SIZE_UNITS["mb"]
+REUSE_DISK_BYTES = 4 * SIZE_UNITS["gb"]
 
 # Which of several workers this is, as torchrun and accelerate launch, MPI and Slurm say it.
 RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
@@ -66,6 +69,8 @@ class Settings:
     padding: bool = True  # whether padding is skipped
     all_padding: bool = False  # also of classes whose padding a known program reads
     reuse: int = 0  # bytes of host memory for encode reuse; 0 where it is off
+    reuse_dir: str = ""  # the folder that it keeps things in over restarts; empty for none
+    reuse_disk: int = REUSE_DISK_BYTES  # bytes that this folder may hold
     offload: str = "skip"  # one of OFFLOAD_POLICIES
     backends: tuple[str, ...] | None = None  # names from BACKEND_NAMES, or None for the default
     force: bool = False  # try library versions that are not known to work as well
@@ -124,7 +129,11 @@ def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -
     found.offload = _one_of(environ, OFFLOAD, OFFLOAD_POLICIES, "skip", warnings)
     padding = _one_of(environ, PADDING, (*ON_WORDS, *OFF_WORDS, ALL), "1", warnings)
     found.padding, found.all_padding = padding not in OFF_WORDS, padding == ALL
-    found.reuse = _reuse(environ, warnings)
+    found.reuse_dir = environ.get(REUSE_DIR, "").strip()
+    found.reuse = _reuse(environ, REUSE_BYTES if found.reuse_dir else 0, warnings)
+    if not found.reuse:
+        found.reuse_dir = ""
+    found.reuse_disk = _size(environ, REUSE_DISK, REUSE_DISK_BYTES, warnings)
     found.force = _switch(environ, FORCE, "0", warnings)
     found.fast_start = _switch(environ, FAST_START, "0", warnings) or FAST_START_FLAG in flags
     backends = _word(environ, BACKENDS)
@@ -174,18 +183,33 @@ def _switch(environ: Mapping[str, str], name: str, default: str, warnings: list[
     return _one_of(environ, name, (*ON_WORDS, *OFF_WORDS), default, warnings) in ON_WORDS
 
 
-def _reuse(environ: Mapping[str, str], warnings: list[str]) -> int:
+def _reuse(environ: Mapping[str, str], unset: int, warnings: list[str]) -> int:
     word = _word(environ, REUSE)
     if word in ON_WORDS:
         return REUSE_BYTES
-    if word in (*OFF_WORDS, ""):
+    if word in OFF_WORDS:
         return 0
-    # A bare number may be meant as megabytes, or as a switch.
-    asked = size(word) if word[-1].isalpha() else None
+    asked = _sized(word) if word else unset
     if asked is None:
         accepted = "/".join((*ON_WORDS, *OFF_WORDS)) + " or a size like 512MB"
-        warnings.append(_not_understood(REUSE, word, accepted, "nothing is reused"))
-    return asked or 0
+        what_then = "nothing is reused" if not unset else "using 256MB"
+        warnings.append(_not_understood(REUSE, word, accepted, what_then))
+        return unset
+    return asked
+
+
+def _size(environ: Mapping[str, str], name: str, default: int, warnings: list[str]) -> int:
+    word = _word(environ, name)
+    asked = _sized(word) if word else default
+    if asked is None:
+        warnings.append(_not_understood(name, word, "a size like 4GB", "using 4GB"))
+        return default
+    return asked
+
+
+def _sized(word: str) -> int | None:
+    # A bare number may be meant as megabytes, or as a switch.
+    return size(word) if word[-1].isalpha() else None
 
 
 def size(text: str) -> int | None:

@@ -425,9 +425,7 @@ PROGRAMS: dict[str, Change] = {
     "B: F.softmax": replace(FUNCTIONS, "softmax", wider),
     "B: torch.matmul": replace(torch, "matmul", wider),
     "B: torch.rsqrt": replace(torch, "rsqrt", wider),
-    "B: torch.cat": replace(
-        torch, "cat", lambda original: lambda *a, **k: original(*a, **k) * 1.5
-    ),
+    "B: torch.cat": replace(torch, "cat", lambda original: lambda *a, **k: original(*a, **k) * 1.5),
     "B: Tensor.pow": replace(torch.Tensor, "pow", wider),
     "C: the model's forward": own_positions,
     "D: a hook": hooked,

@@ -1,0 +1,196 @@
+"""A folder of what was computed, shared by all processes that name it.
+
+An entry is two files of one name: ``.safetensors`` with the tensors, and ``.json`` with everything
+else and the tensors' checksum. Each is written beside and renamed, the JSON last, so that nobody
+sees half an entry. What does not fit its checksum, its key or this version is dropped.
+
+The text of a prompt is not in it, only hashes of its tokens; but hidden states tell a prompt to
+whoever has the encoder. So the folder is for its user alone (0700, files 0600).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+VERSION = 1
+
+_DATA, _ABOUT, _PART = ".safetensors", ".json", ".part"
+_ABANDONED = 3600  # seconds after which a file that nobody has finished is nobody's
+_numbers = itertools.count()
+
+# What a damaged entry raises while it is read.
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+
+
+class DamagedError(ValueError):
+    """An entry is not what was written."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One entry of a folder, by what its JSON says. ``size``: bytes; times in seconds."""
+
+    key: str
+    label: str
+    model_class: str
+    size: int
+    uses: int
+    created: float
+    used: float
+
+
+class Folder:
+    """``path``: where it is. ``limit``: how many bytes it may hold."""
+
+    def __init__(self, path: str, limit: int) -> None:
+        self.path, self.limit = path, limit
+
+    def create(self) -> None:
+        """Make the folder, for its user alone, where there is none; raises OSError."""
+        os.makedirs(self.path, mode=0o700, exist_ok=True)
+        if not os.access(self.path, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(f"{self.path} cannot be written to")
+
+    def about(self, key: str) -> dict[str, Any]:
+        """The JSON of an entry; raises OSError or what is in DAMAGE."""
+        with open(self._file(key, _ABOUT), encoding="ascii") as file:
+            about = json.load(file)
+        if not isinstance(about, dict) or about["version"] != VERSION or about["key"] != key:
+            raise DamagedError(f"{key} is of another version, or not the one it says it is")
+        return about
+
+    def tensors(self, key: str, about: dict[str, Any]) -> dict[str, Any]:
+        """The tensors of an entry; raises OSError or what is in DAMAGE."""
+        import safetensors.torch
+
+        with open(self._file(key, _DATA), "rb") as file:
+            data = file.read(int(about["size"]) + 1)
+        if _checksum(data) != about["checksum"]:
+            raise DamagedError(f"{key} does not fit its checksum")
+        found: dict[str, Any] = safetensors.torch.load(data)
+        return found
+
+    def write(self, key: str, about: dict[str, Any], tensors: dict[str, Any]) -> bool:
+        """Keep an entry; False where it is larger than the folder may be. Raises OSError."""
+        import safetensors.torch
+
+        data = safetensors.torch.save(tensors)
+        if len(data) > self.limit:
+            return False
+        self._make_room(len(data))
+        now = time.time()
+        about = {
+            **about,
+            "version": VERSION,
+            "key": key,
+            "size": len(data),
+            "checksum": _checksum(data),
+            "created": now,
+            "used": now,
+            "uses": 0,
+        }
+        self._replace(key, _DATA, data)
+        self._replace(key, _ABOUT, _json(about))
+        return True
+
+    def used(self, key: str) -> None:
+        """Count one use, which makes it the last to go; raises OSError or what is in DAMAGE."""
+        about = self.about(key)
+        about |= {"uses": about["uses"] + 1, "used": time.time()}
+        self._replace(key, _ABOUT, _json(about))
+
+    def drop(self, key: str) -> None:
+        """Remove an entry, as far as it is there."""
+        for ending in (_ABOUT, _DATA):
+            with contextlib.suppress(OSError):
+                os.unlink(self._file(key, ending))
+
+    def keys(self) -> Iterator[str]:
+        """Of all entries, in no order; raises OSError."""
+        for name in os.listdir(self.path):
+            if name.endswith(_ABOUT) and not name.startswith("."):
+                yield name.removesuffix(_ABOUT)
+
+    def kept(self) -> list[Kept]:
+        """All entries that can be read, the least recently used first; raises OSError."""
+        found = []
+        for key in self.keys():
+            with contextlib.suppress(OSError, *DAMAGE):
+                about = self.about(key)
+                found.append(
+                    Kept(
+                        key,
+                        str(about["label"]),
+                        str(about["model_class"]),
+                        int(about["size"]),
+                        int(about["uses"]),
+                        float(about["created"]),
+                        float(about["used"]),
+                    )
+                )
+        return sorted(found, key=lambda kept: kept.used)
+
+    def damaged(self) -> list[str]:
+        """The keys of entries that are not what was written; raises OSError."""
+        found = []
+        for key in sorted(self.keys()):
+            try:
+                self.tensors(key, self.about(key))
+            except OSError:
+                found.append(key)
+            except Exception:  # whatever safetensors raises of what is none
+                found.append(key)
+        return found
+
+    def _make_room(self, size: int) -> None:
+        self._sweep()
+        kept = self.kept()
+        total = sum(one.size for one in kept)
+        for one in kept:
+            if total + size <= self.limit:
+                break
+            self.drop(one.key)
+            total -= one.size
+
+    def _sweep(self) -> None:
+        """Remove what a process that was killed has left, and tensors that nothing describes."""
+        now = time.time()
+        names = set(os.listdir(self.path))
+        for name in names:
+            is_alone = name.endswith(_DATA) and name.removesuffix(_DATA) + _ABOUT not in names
+            if name.endswith(_PART) or is_alone:
+                path = os.path.join(self.path, name)
+                with contextlib.suppress(OSError):
+                    if now - os.stat(path).st_mtime > _ABANDONED:
+                        os.unlink(path)
+
+    def _replace(self, key: str, ending: str, data: bytes) -> None:
+        part = os.path.join(self.path, f".{key}.{os.getpid()}.{next(_numbers)}{_PART}")
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(data)
+            os.replace(part, self._file(key, ending))
+        except BaseException:  # a full disk, or Ctrl-C: nothing half stays
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+            raise
+
+    def _file(self, key: str, ending: str) -> str:
+        return os.path.join(self.path, key + ending)
+
+
+def _json(about: dict[str, Any]) -> bytes:
+    return json.dumps(about).encode("ascii")
+
+
+def _checksum(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -1,0 +1,239 @@
+"""What one model keeps in a folder: its keys there, and the thread that writes.
+
+A model has a place there while it is what ``from_pretrained`` made of a known checkpoint. Whatever
+has changed it since ends that for good; what is kept in memory is another matter.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import os
+import queue
+import sys
+import threading
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..compat.transformers import attention_of
+from ..core import console, locks
+from ..core.decision import Decision
+from ..forward import guards
+from ..startup.faults import FAULTS, pass_on
+from ..startup.settings import Settings
+from .disk import DAMAGE, Folder
+from .entry import Entry
+from .origin import Origin
+from .watch import ModelState
+from .written import CannotWriteError, as_data, entry_of
+
+# Entries that wait to be written: more are not kept.
+_WAITING = 8
+
+_LIBRARIES = ("torch", "transformers", "accelerate")
+
+
+class Place:
+    """One model's place in ``folder``.
+
+    ``state``: the model as it was loaded. ``why_not``: why it has no place any more; empty if it
+    has one.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        origin: Origin,
+        model: torch.nn.Module,
+        state: ModelState,
+        label: str,
+    ) -> None:
+        self.why_not = ""
+        self.state = state
+        self._folder, self._origin = folder, origin
+        self._names = {"model_class": type(model).__name__, "label": label}
+        self._model = _digest((__version__, origin.digest, state.digest, *_about(model)))
+
+    def leave(self, why: str) -> None:
+        """Have no place there any more."""
+        self.why_not = self.why_not or why
+
+    def key(self, devices: tuple[str, ...], what: Hashable) -> str:
+        """The name of an entry: all that the output depends on."""
+        kinds = [_kind(device) for device in devices]
+        return _digest((self._model, tuple(kinds), what))
+
+    def get(self, key: str, context: Hashable) -> Entry | None:
+        """What the folder has under ``key``; what is damaged there is dropped."""
+        if self.why_not:
+            return None
+        if not self._origin.is_there():
+            self.leave("the checkpoint's files have changed since it was loaded")
+            return None
+        try:
+            about = self._folder.about(key)
+            found = entry_of(about["entry"], self._folder.tensors(key, about), context)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            pass_on(error)
+            self._cannot("read", error)
+            return None
+        except Exception as error:  # whatever safetensors raises of what is none
+            pass_on(error)
+            self._folder.drop(key)
+            console.debug(f"what was damaged in {self._folder.path} was dropped ({error})")
+            return None
+        _later(self._count, key)
+        return found
+
+    def put(self, key: str, entry: Entry) -> None:
+        """Write ``entry`` behind the host's back; what has no form in a file is not written."""
+        if not self.why_not:
+            _later(self._write, key, entry)
+
+    def _write(self, key: str, entry: Entry) -> None:
+        try:
+            data, tensors = as_data(entry)
+            self._folder.write(key, {**self._names, "entry": data}, tensors)
+        except CannotWriteError as error:
+            console.debug(f"not written: {error}")
+        except OSError as error:
+            self._cannot("written to", error)
+
+    def _count(self, key: str) -> None:
+        try:
+            self._folder.used(key)
+        except (OSError, *DAMAGE):  # another process has dropped it
+            return
+
+    def _cannot(self, what: str, error: OSError) -> None:
+        self.leave(f"the folder cannot be {what}")
+        console.warn_once(
+            f"encode reuse goes on in memory: {self._folder.path} cannot be {what} "
+            f"({console.sentence(error)})"
+        )
+
+
+def place_of(
+    model: torch.nn.Module, settings: Settings, origin: Origin | str, decided: Decision
+) -> tuple[Place | None, str]:
+    """A place in the folder of ``settings``; or None, and why there is none.
+
+    ``model``: as ``from_pretrained`` has returned it, which is looked at now.
+    """
+    if isinstance(origin, str):
+        return None, origin
+    if not origin.is_there():
+        return None, "the checkpoint's files have changed while it was loaded"
+    folder = open_folder(settings.reuse_dir, settings.reuse_disk)
+    if folder is None:
+        return None, "it cannot be used"
+    parts = guards.parts_of(model)
+    state = ModelState(parts, guards.namespaces(parts), looks=-1)
+    if state.unsuitable is not None:
+        return None, state.unsuitable.value
+    return Place(folder, origin, model, state, decided.label), ""
+
+
+def open_folder(path: str, limit: int) -> Folder | None:
+    """The folder, made if there is none; None where it cannot be used, which is said once."""
+    folder = Folder(os.path.abspath(path), limit)
+    try:
+        folder.create()
+    except (OSError, ValueError) as error:
+        pass_on(error)
+        console.warn_once(
+            f"encode reuse goes on in memory: {path} cannot be used ({console.sentence(error)})"
+        )
+        return None
+    return folder
+
+
+def _about(model: torch.nn.Module) -> tuple[str, ...]:
+    """What else the outputs depend on: class, config, and whose code computes them."""
+    config: Any = getattr(model, "config", None)
+    values = config.to_dict() if hasattr(config, "to_dict") else {}
+    # Where it was loaded from is not what it is.
+    values = {name: value for name, value in values.items() if name != "_name_or_path"}
+    versions = [str(getattr(sys.modules.get(name), "__version__", "")) for name in _LIBRARIES]
+    built = (str(torch.version.cuda), str(torch.version.hip))
+    attention = str(attention_of(config))
+    cls = f"{type(model).__module__}.{type(model).__qualname__}"
+    return cls, attention, json.dumps(values, sort_keys=True, default=str), *versions, *built
+
+
+def _kind(device: str) -> str:
+    """What computes: another card of the same kind gives the same numbers."""
+    name = device.partition(":")[0]
+    return f"cuda {torch.cuda.get_device_name(device)}" if name == "cuda" else name
+
+
+def _digest(what: Any) -> str:
+    found = hashlib.blake2b(digest_size=20)
+    _feed(found, what)
+    return found.hexdigest()
+
+
+def _feed(digest: Any, part: Any) -> None:
+    """Add ``part``, so that no two different ones add the same bytes."""
+    if isinstance(part, tuple):
+        digest.update(b"(%d" % len(part))
+        for one in part:
+            _feed(digest, one)
+        return
+    data = part if isinstance(part, bytes) else repr(part).encode("utf-8", "backslashreplace")
+    digest.update(b"%s %d " % (type(part).__name__.encode(), len(data)))
+    digest.update(data)
+
+
+# One thread for all models, so that no forward waits for a disk.
+_jobs: queue.Queue[tuple[Any, ...]] = queue.Queue(_WAITING)
+_lock = locks.new()
+_writer: threading.Thread | None = None
+
+
+def _later(job: Any, *args: Any) -> None:
+    global _writer  # noqa: PLW0603 - one process, one writer
+    with _lock:
+        if _writer is None or not _writer.is_alive():
+            if _writer is None:
+                atexit.register(finish)
+            _writer = threading.Thread(target=_work, name="sitecustomize_bt reuse", daemon=True)
+            _writer.start()
+    try:
+        _jobs.put_nowait((job, *args))
+    except queue.Full:
+        console.debug("not kept in the folder: too much waits to be written")
+
+
+def _work() -> None:
+    while True:
+        job, *args = _jobs.get()
+        try:
+            job(*args)
+        except FAULTS as error:
+            console.fault("an entry was not kept in the folder", error)
+        finally:
+            del job, args
+            _jobs.task_done()
+
+
+def finish() -> None:
+    """Wait until all that waits is written."""
+    if _writer is not None and _writer.is_alive():
+        _jobs.join()
+
+
+def _in_forked_child() -> None:
+    """The writer and what waited for it are the parent's."""
+    global _writer, _jobs
+    _writer, _jobs = None, queue.Queue(_WAITING)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_child)

@@ -1,0 +1,140 @@
+"""An entry as JSON and tensors, and back: nothing but what transformers' outputs are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..compat.transformers import output_class
+from ..padding.window import Window
+from . import entry as entries
+from .entry import Entry, Held, Instance, Prompt
+
+# What is named in a file is made by one of these.
+_MAKERS = {make.__name__: make for make in entries.MAKERS}
+_DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+
+
+class CannotWriteError(Exception):
+    """Something in an entry has no known form in a file."""
+
+
+def as_data(entry: Entry) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """JSON and tensors by name; raises CannotWriteError."""
+    writer = _Writer()
+    data: dict[str, Any] = {"output": writer.data(entry.output)}
+    if entry.window is not None:
+        if entry.window.rows is not None:
+            raise CannotWriteError("rows of different lengths")
+        data["window"] = [entry.window.left, entry.window.right, entry.window.length]
+    if entry.prompt is not None:
+        prompt = entry.prompt
+        data["prompt"] = {
+            "rows": [row.hex() for row in prompt.rows],
+            "last": writer.data(prompt.last),
+            "states": writer.data(prompt.states),
+            "pairs": writer.data(prompt.pairs),
+            "is_legacy": prompt.is_legacy,
+        }
+    return data, writer.tensors
+
+
+def entry_of(data: Any, tensors: dict[str, torch.Tensor], context: Any) -> Entry:
+    """The entry; raises LookupError, TypeError, ValueError or AttributeError where it is none."""
+    reader = _Reader(tensors)
+    prompt, window = data.get("prompt"), data.get("window")
+    return Entry(
+        output=reader.value(data["output"]),
+        size=sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
+        context=context,
+        window=None if window is None else Window(int(window[0]), int(window[1]), int(window[2])),
+        prompt=None
+        if prompt is None
+        else Prompt(
+            rows=tuple(map(bytes.fromhex, prompt["rows"])),
+            last=reader.value(prompt["last"]),
+            states=reader.value(prompt["states"]),
+            pairs=reader.value(prompt["pairs"]),
+            is_legacy=bool(prompt["is_legacy"]),
+        ),
+    )
+
+
+class _Writer:
+    """``tensors``: those of all that was written, by name."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        self._names: dict[int, str] = {}
+
+    def data(self, value: Any) -> Any:
+        """JSON of something frozen: what is not JSON itself is a list that begins with its kind."""
+        if value is None or type(value) in (bool, int, float, str):
+            return value
+        if type(value) is Held:
+            name = self._names.setdefault(id(value), str(len(self._names)))
+            self.tensors[name] = value.host
+            return ["tensor", name, str(value.device)]
+        if type(value) in (tuple, list):
+            return [type(value).__name__, *map(self.data, value)]
+        if type(value) in (torch.dtype, torch.device):
+            return [type(value).__name__, str(value)]
+        if isinstance(value, type):
+            return ["class", *_named(value)]
+        if type(value) is Instance:
+            parts = [[self.data(name), self.data(part)] for name, part in value.parts.items()]
+            return ["instance", *_named(value.cls), value.make.__name__, parts]
+        raise CannotWriteError(type(value).__name__)
+
+
+def _named(cls: type) -> tuple[str, str]:
+    if output_class(cls.__module__, cls.__qualname__) is not cls:
+        raise CannotWriteError(cls.__qualname__)
+    return cls.__module__, cls.__qualname__
+
+
+def _class(module: str, name: str) -> type:
+    cls = output_class(module, name)
+    if cls is None:
+        raise LookupError(f"{module}.{name} is no output of a model")
+    return cls
+
+
+class _Reader:
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        self._tensors = tensors
+        self._held: dict[str, Held] = {}
+        self._kinds: dict[str, Callable[..., Any]] = {
+            "tensor": self._tensor,
+            "tuple": self._tuple,
+            "list": self._list,
+            "dtype": _DTYPES.__getitem__,
+            "device": torch.device,
+            "class": _class,
+            "instance": self._instance,
+        }
+
+    def value(self, data: Any) -> Any:
+        """What ``_Writer.data`` was given."""
+        if not isinstance(data, list):
+            return data
+        kind, *parts = data
+        return self._kinds[kind](*parts)
+
+    def _tensor(self, name: str, device: str) -> Held:
+        # The same tensor twice is the same one again.
+        if name not in self._held:
+            self._held[name] = Held(self._tensors[name], torch.device(device))
+        return self._held[name]
+
+    def _tuple(self, *parts: Any) -> tuple[Any, ...]:
+        return tuple(map(self.value, parts))
+
+    def _list(self, *parts: Any) -> list[Any]:
+        return list(map(self.value, parts))
+
+    def _instance(self, module: str, name: str, make: str, pairs: Any) -> Instance:
+        parts = {self.value(key): self.value(part) for key, part in pairs}
+        return Instance(_class(module, name), parts, _MAKERS[make])
