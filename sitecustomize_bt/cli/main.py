@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..startup import settings
-from . import bench, doctor, screen, status, verify
+from . import bench, doctor, reuse, screen, status, verify
 from .outcome import FINDING, FINE, INTERRUPTED, WRONG_USE, FailedError, WrongUseError
 
 PROGRAM = "sitecustomize-bt"
@@ -23,7 +23,7 @@ _STATUSES = "exit status: 0 fine, 1 a finding or a failure, 2 wrong use"
 # Each has HELP (a sentence), EXAMPLE (a command line), SCHEMA (the version of its JSON),
 # add_arguments(parser) and run(options) -> CommandOutcome. None imports torch before it runs.
 COMMANDS: dict[str, ModuleType] = {
-    module.__name__.rpartition(".")[2]: module for module in (doctor, status, verify, bench)
+    module.__name__.rpartition(".")[2]: module for module in (doctor, status, verify, bench, reuse)
 }
 
 

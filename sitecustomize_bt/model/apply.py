@@ -14,18 +14,16 @@ from ..compat import libraries, versions
 from ..compat import torch as torch_compat
 from ..compat import transformers as transformers_compat
 from ..core import decision, decisions, locks
-from ..core.counts import Tally
 from ..core.decision import Decision, Facts, Reason
 from ..core.decisions import Activity
 from ..families import table
 from ..families.table import Encoder
 from ..forward import backends, front
 from ..forward.call import Stage, why_not_exact
-from ..forward.measuring import Measuring
-from ..padding.skip import PaddingSkip
 from ..startup.settings import Settings
 from . import attention, device, offload, optimum_bridge, quantization
 from .asked_attention import Request
+from .stages import Case, stages_of, watched_in
 
 if TYPE_CHECKING:
     from ..reuse.origin import Origin
@@ -45,19 +43,6 @@ class _Applied:
     forget: Callable[[], None] | None = None
     configs: attention.Before = field(default_factory=list)
     repeat: Stage | None = None
-
-
-@dataclass(frozen=True)
-class _Case:
-    """What a model is accelerated under. ``configs``: what of it was changed already.
-
-    ``origin``: the checkpoint it was loaded from; or why that is not known, in words.
-    """
-
-    row: Encoder
-    settings: Settings
-    configs: attention.Before
-    origin: Origin | str
 
 
 _applied: weakref.WeakKeyDictionary[torch.nn.Module, _Applied] = weakref.WeakKeyDictionary()
@@ -92,7 +77,7 @@ def apply_loaded(
     if facts.quantized:
         origin = f"loaded as {facts.quantized}"
     decided = decision.decide(settings, facts)
-    return _act(model, decided, _Case(row, settings, [], origin))
+    return _act(model, decided, Case(row, settings, [], origin))
 
 
 def apply_built(model: torch.nn.Module, settings: Settings) -> Decision:
@@ -116,7 +101,7 @@ def apply_built(model: torch.nn.Module, settings: Settings) -> Decision:
             else:
                 running = attention.running(model, row)
                 decided = decision.decide(settings, dataclasses.replace(facts, running=running))
-        return _act(model, decided, _Case(row, settings, configs, "built by the program"))
+        return _act(model, decided, Case(row, settings, configs, "built by the program"))
 
 
 def revert(model: torch.nn.Module) -> bool:
@@ -181,7 +166,7 @@ def forget(model: torch.nn.Module) -> bool:
     return True
 
 
-def _act(model: torch.nn.Module, decided: Decision, case: _Case) -> Decision:
+def _act(model: torch.nn.Module, decided: Decision, case: Case) -> Decision:
     """Attach what is on; what could not be attached is off in the decision that is returned."""
     activity: Callable[[], Activity | None] = decisions.nothing
     if decided.applied:
@@ -197,10 +182,10 @@ def _act(model: torch.nn.Module, decided: Decision, case: _Case) -> Decision:
 
 
 def _attach(
-    model: torch.nn.Module, decided: Decision, case: _Case
+    model: torch.nn.Module, decided: Decision, case: Case
 ) -> tuple[Decision, Callable[[], Activity | None]]:
-    row, watched = case.row, _watched(model, case.row)
-    built = _built(model, decided, case)
+    row, watched = case.row, watched_in(model, case.row)
+    built = stages_of(model, decided, case)
     backends.ask_for(case.settings.backends)
     home = next(cls for cls in type(watched).__mro__ if cls.__module__ == row.module)
     # Known before anything is attached, so that what ends half way can be reverted.
@@ -216,81 +201,11 @@ def _attach(
     return decided, built.activity
 
 
-@dataclass(frozen=True)
-class _Built:
-    """What stands before one model's calls; ``activity`` and ``forget`` hold nothing of it."""
-
-    stages: list[Stage]
-    activity: Callable[[], Activity]
-    forget: Callable[[], None] | None
-    repeat: Stage | None
-
-
-def _built(model: torch.nn.Module, decided: Decision, case: _Case) -> _Built:
-    """The stages of a forward, in their order: the one place that says which there are.
-
-    A repeat needs none of the others. The time that is measured holds what the others take. The
-    common prefix sees the columns that the padding skip leaves. Backends are for SDPA itself.
-    """
-    row, settings = case.row, case.settings
-    stages: list[Stage] = []
-    skipped, reused = Tally(), Tally()
-    measuring = Measuring() if settings.report else None
-    repeat, why_no_folder = None, ""
-    if decided.reuse.on:
-        # Imported by those who have asked for it alone.
-        from ..reuse.prefix import CommonPrefix
-        from ..reuse.repeat import ExactRepeat
-        from ..reuse.store import set_limit
-
-        set_limit(settings.reuse)
-        place = None
-        if settings.reuse_dir:
-            from ..reuse import library
-
-            place, why_no_folder = library.place_of(
-                _watched(model, row), settings, case.origin, decided
-            )
-        repeat = ExactRepeat(reused, place)
-        stages.append(repeat)
-    if measuring is not None:
-        stages.append(measuring)
-    if decided.padding.on:
-        stages.append(PaddingSkip(type(model).__name__, skipped))
-    is_causal = row.text is not None and row.text.causal
-    if decided.reuse.on and is_causal and not decided.is_offloaded:
-        stages.append(CommonPrefix())
-    if decided.backends.on:
-        stages.append(backends.Backends())
-    # What is kept goes with the model, which may be gone when its activity is read.
-    reference = None if repeat is None else weakref.ref(repeat)
-
-    def activity() -> Activity:
-        keeper = reference() if reference else None
-        return Activity(
-            skipped.padding() if decided.padding.on else None,
-            reused.reuse(
-                keeper.kept_bytes() if keeper else 0,
-                why_no_folder or (keeper.why_no_folder() if keeper else ""),
-            )
-            if reference
-            else None,
-            measuring.snapshot() if measuring is not None else None,
-        )
-
-    return _Built(stages, activity, None if repeat is None else repeat.forget, repeat)
-
-
-def _watched(model: torch.nn.Module, row: Encoder) -> torch.nn.Module:
-    """The module whose forward is watched: ``model``, or the part of it that the row names."""
-    return model.get_submodule(row.path)
-
-
 def _row_of(model: torch.nn.Module) -> Encoder | None:
     """The row of the model's class; None, too, where this release has no part of that name."""
     row = table.row_of(type(model))
     try:
-        return row if row is None or _watched(model, row) else None
+        return row if row is None or watched_in(model, row) else None
     except AttributeError:
         return None
 
@@ -314,14 +229,14 @@ def _looked_at(
     if decision.for_process(settings, devices) is None:
         # Asking imports optimum, where there is one.
         optimum = optimum_bridge.ask(model, offload=offloaded, quantized=quantized).line
-    is_known = libraries.is_known_class(type(_watched(model, row)))
+    is_known = libraries.is_known_class(type(watched_in(model, row)))
     unknown = versions.unknown()
     # A release that is not known may not even have what tells this.
     running, stays = "", row.padding_stays
     if unknown is None or settings.force:
         running, text = attention.running(model, row), row.text
         if text is not None and (row.skips_padding or settings.all_padding):
-            stays = why_not_exact(text, _watched(model, row))
+            stays = why_not_exact(text, watched_in(model, row))
     return row, Facts(
         label=row.label,
         model_class=cls.__name__,

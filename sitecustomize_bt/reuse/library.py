@@ -7,13 +7,15 @@ has changed it since ends that for good; what is kept in memory is another matte
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import json
 import os
 import queue
 import sys
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,7 +36,20 @@ from .written import CannotWriteError, as_data, entry_of
 # Entries that wait to be written: more are not kept.
 _WAITING = 8
 
+# How many entries of the folder are looked at for a common prefix, the last used first.
+_LOOKED_AT = 32
+
 _LIBRARIES = ("torch", "transformers", "accelerate")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A prompt in the folder, without its tensors. ``rows``: as in ``entry.Prompt``."""
+
+    key: str
+    context: str
+    rows: tuple[bytes, ...]
+    has_states: bool
 
 
 class Place:
@@ -54,6 +69,7 @@ class Place:
     ) -> None:
         self.why_not = ""
         self.state = state
+        self._prompts: list[Written] | None = None
         self._folder, self._origin = folder, origin
         self._names = {"model_class": type(model).__name__, "label": label}
         self._model = _digest((__version__, origin.digest, state.digest, *_about(model)))
@@ -91,15 +107,37 @@ class Place:
         _later(self._count, key)
         return found
 
-    def put(self, key: str, entry: Entry) -> None:
-        """Write ``entry`` behind the host's back; what has no form in a file is not written."""
-        if not self.why_not:
-            _later(self._write, key, entry)
+    def prompts(self, context: str) -> list[Written]:
+        """Those that were written before this process asked first, the last used first."""
+        if self._prompts is None:
+            self._prompts = []
+            with contextlib.suppress(OSError):
+                self._prompts = list(self._read_prompts())
+        return [one for one in self._prompts if one.context == context]
 
-    def _write(self, key: str, entry: Entry) -> None:
+    def _read_prompts(self) -> Iterator[Written]:
+        kept = self._folder.kept()
+        mine = [one for one in reversed(kept) if one.model_class == self._names["model_class"]]
+        for one in mine[:_LOOKED_AT]:
+            with contextlib.suppress(OSError, *DAMAGE):
+                about = self._folder.about(one.key)
+                prompt = about["entry"].get("prompt")
+                if prompt is not None:
+                    rows = tuple(map(bytes.fromhex, prompt["rows"]))
+                    yield Written(one.key, about["context"], rows, prompt["states"] is not None)
+
+    def put(self, key: str, context: str, entry: Entry) -> None:
+        """Write ``entry`` behind the host's back; what has no form in a file is not written.
+
+        ``context``: as ``key`` says it of all entries that go on from each other.
+        """
+        if not self.why_not:
+            _later(self._write, key, context, entry)
+
+    def _write(self, key: str, context: str, entry: Entry) -> None:
         try:
             data, tensors = as_data(entry)
-            self._folder.write(key, {**self._names, "entry": data}, tensors)
+            self._folder.write(key, {**self._names, "context": context, "entry": data}, tensors)
         except CannotWriteError as error:
             console.debug(f"not written: {error}")
         except OSError as error:

@@ -8,10 +8,7 @@ computed, and what it gives back is padded like any other.
 
 from __future__ import annotations
 
-import bisect
-import itertools
-import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +20,10 @@ from ..forward.call import Call, Stage, Values
 from ..padding import rules
 from .entry import Entry, Freezer, Held, Prompt
 from .repeat import Plan
+from .rows import columns_of, hashed, longest, rows_of
 
-# Shorter ones are not worth the mask that a cache brings with it.
-_SHORTEST = 8
-
-# How many known prompts are looked at, the latest first, and how many rows of theirs at most.
+# How many known prompts are looked at, the latest first.
 _LOOKED_AT = 32
-_ROWS = 2048
 
 _COLUMN = 16  # bytes of a token and its position: two int64
 _DIMENSIONS = 2  # of positions: batch and columns
@@ -119,6 +113,8 @@ def _look_up(call: Call, text: Text, values: Values, plan: Plan) -> Continued:
     if states is None:
         states = call.module.config.output_hidden_states
     rows = rows_of(ids, positions)
+    if plan.place is not None:
+        rows = tuple(map(hashed, rows))
     entries = [entry for _, entry in plan.shelf.latest(_LOOKED_AT)]
     prompts = [
         entry.prompt
@@ -126,8 +122,33 @@ def _look_up(call: Call, text: Text, values: Values, plan: Plan) -> Continued:
         if entry.context == plan.context and entry.prompt is not None
     ]
     usable = [prompt for prompt in prompts if prompt.states is not None or not states]
-    known = longest(rows, usable, ids.shape[1] - 1)
+    found = longest(rows, usable, ids.shape[1] - 1)
+    known = None if found is None else Known(*found)
+    known = _written(rows, plan, bool(states), known) or known
     return Continued(plan, rows, _wants_cache(call.module, values), known)
+
+
+def _written(
+    rows: tuple[bytes, ...], plan: Plan, states: bool, known: Known | None
+) -> Known | None:
+    """What the folder knows of ``rows``, if that is more than ``known``."""
+    place = plan.place
+    if place is None or place.why_not:
+        return None
+    written = [one for one in place.prompts(plan.written_with) if one.has_states or not states]
+    found = longest(rows, written, columns_of(rows[0]) - 1)
+    if found is None or (known is not None and known.columns >= found[0]):
+        return None
+    columns, sources = found
+    read: dict[str, Prompt] = {}
+    for one, _ in sources:
+        if one.key not in read:
+            entry = place.get(one.key, plan.context)
+            if entry is None or entry.prompt is None:
+                return None
+            read[one.key] = entry.prompt
+            plan.shelf.put(one.key, entry, entry.size)
+    return Known(columns, tuple((read[one.key], row) for one, row in sources))
 
 
 def _changed(call: Call, text: Text, values: Values, known: Known | None) -> Values:
@@ -233,55 +254,3 @@ def _named(output: tuple[Any, ...]) -> dict[str, Any]:
         is_states = type(part) is tuple and isinstance(part[0], torch.Tensor)
         parts["hidden_states" if is_states else CACHES[0]] = part
     return parts
-
-
-def rows_of(tokens: torch.Tensor, positions: torch.Tensor) -> tuple[bytes, ...]:
-    """As in Prompt; ``tokens`` (batch, columns), ``positions`` (batch or 1, columns)."""
-    positions = positions.expand(len(tokens), -1)
-    both = torch.stack((tokens.long().cpu(), positions.long().cpu()), dim=-1)
-    return tuple(row.contiguous().numpy().tobytes() for row in both)
-
-
-def common(one: bytes, other: bytes) -> int:
-    """How many columns two rows have in common from the left."""
-    low, high = 0, min(len(one), len(other)) // _COLUMN
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[: middle * _COLUMN] == other[: middle * _COLUMN]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def longest(rows: Sequence[bytes], prompts: Iterable[Prompt], most: int) -> Known | None:
-    """What is known of all ``rows``, ``most`` columns at most; None where that is too little.
-
-    In their order, the row that has most in common with another stands next to it. So each one is
-    compared with two, and not with all that there are.
-    """
-    places = list(itertools.islice(_rows_in(prompts), _ROWS))
-    start = rows[0][: _SHORTEST * _COLUMN]
-    if not any(other.startswith(start) for other, _, _ in places):
-        return None
-    places.sort(key=_bytes)
-    others = list(map(_bytes, places))
-    columns, sources = most, []
-    for row in rows:
-        place = bisect.bisect_left(others, row)
-        beside = range(max(place - 1, 0), min(place + 1, len(others)))
-        length, nearest = max((common(row, others[index]), index) for index in beside)
-        columns = min(columns, length)
-        if columns < _SHORTEST:
-            return None
-        sources.append(places[nearest][1:])
-    return Known(columns, tuple(sources))
-
-
-def _rows_in(prompts: Iterable[Prompt]) -> Iterator[tuple[bytes, Prompt, int]]:
-    for prompt in prompts:
-        for index, row in enumerate(prompt.rows):
-            yield row, prompt, index
-
-
-_bytes: Callable[[tuple[bytes, Prompt, int]], bytes] = operator.itemgetter(0)

@@ -28,16 +28,18 @@ class Plan:
     """One call that is being computed, and what will be kept of it.
 
     ``context``: what else than its arguments the output depends on. ``place``: where in a folder
-    it will be kept too, by ``written_as``. ``entry``: what the common prefix has made of it
-    already; None if nothing. ``known``: how many tokens it found computed.
+    it will be kept too, as ``written_as``, ``written_with`` others of the same context.
+    ``entry``: what the common prefix has made of it already; None if nothing. ``known``: how many
+    tokens it found computed.
     """
 
     shelf: Shelf[Entry]
     key: Hashable
-    context: Hashable
+    context: tuple[Hashable, ...]
     generation: int
     place: Place | None = None
     written_as: str = ""
+    written_with: str = ""
     entry: Entry | None = None
     known: int = 0
 
@@ -110,14 +112,19 @@ class ExactRepeat(Stage):
                 return answer
             self._shelf.drop(key)
         plan = Plan(self._shelf, key, context, generation, self._place)
-        return self._written(plan, state.devices, (arguments, state.placement, settings)) or plan
+        return self._written(plan, arguments, state.devices) or plan
 
-    def _written(self, plan: Plan, devices: tuple[str, ...], what: Hashable) -> Answered | None:
+    def _written(
+        self, plan: Plan, arguments: Hashable, devices: tuple[str, ...]
+    ) -> Answered | None:
         """The answer that the folder has."""
         place = plan.place
         if place is None or place.why_not:
             return None
-        plan.written_as = place.key(devices, what)
+        # Generations are this process's own.
+        _, _, *others = plan.context
+        plan.written_with = place.key(devices, tuple(others))
+        plan.written_as = place.key(devices, (arguments, *others))
         entry = place.get(plan.written_as, plan.context)
         answer = None if entry is None else _thawed(entry)
         if entry is None or answer is None:
@@ -171,7 +178,7 @@ class ExactRepeat(Stage):
                 self._refreshed(call)
                 current = self._generation == plan.generation
             if current:
-                plan.place.put(plan.written_as, entry)
+                plan.place.put(plan.written_as, plan.written_with, entry)
 
     def why_no_folder(self) -> str:
         """Why nothing is read from a folder or written there; empty if something is."""

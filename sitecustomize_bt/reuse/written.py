@@ -75,8 +75,9 @@ class _Writer:
             return value
         if type(value) is Held:
             name = self._names.setdefault(id(value), str(len(self._names)))
-            self.tensors[name] = value.host
-            return ["tensor", name, str(value.device)]
+            # A file holds no other order than the contiguous one.
+            self.tensors[name] = value.host.contiguous()
+            return ["tensor", name, str(value.device), list(value.host.stride())]
         if type(value) in (tuple, list):
             return [type(value).__name__, *map(self.data, value)]
         if type(value) in (torch.dtype, torch.device):
@@ -123,10 +124,13 @@ class _Reader:
         kind, *parts = data
         return self._kinds[kind](*parts)
 
-    def _tensor(self, name: str, device: str) -> Held:
+    def _tensor(self, name: str, device: str, stride: list[int]) -> Held:
         # The same tensor twice is the same one again.
         if name not in self._held:
-            self._held[name] = Held(self._tensors[name], torch.device(device))
+            host = self._tensors[name]
+            if host.stride() != tuple(stride):
+                host = torch.empty_strided(host.shape, stride, dtype=host.dtype).copy_(host)
+            self._held[name] = Held(host, torch.device(device))
         return self._held[name]
 
     def _tuple(self, *parts: Any) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from swapper import SWAPPER
 
 import sitecustomize_bt
 from sitecustomize_bt.core.counts import Passed
+from sitecustomize_bt.model.apply import applied_to
 from sitecustomize_bt.reuse import store
 from sitecustomize_bt.startup import settings
 
@@ -196,12 +197,33 @@ def _noting(original: Callable[..., Any], moves: list[int], ids: set[int]) -> Ca
     return to
 
 
-def test_the_guard_drops_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_guard_leaves_exact_repeats(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """They can only avoid that weights are fetched; the rest comes off."""
     monkeypatch.setenv(settings.OFFLOAD, "skip")
     assert sitecustomize_bt.install()
     model = applied()
-    run(model, prompt([1, 2, 3]))
+    first = run(model, prompt([1, 2, 3]))
+    capfd.readouterr()
     accelerate.cpu_offload(model, execution_device=CPU)
+    line = capfd.readouterr().err
+    assert line.startswith("Skipped text_encoder (LLaMA): ")
+    assert line.endswith("; encode reuse stays on\n")
+    decision = applied_to(model)
+    assert decision is not None
+    assert {name for name, one in decision.outcomes.items() if one.on} == {"reuse"}
+    assert decision.is_offloaded
+    mask = prompt([1, 2, 3])["attention_mask"].bool()
+    for _ in range(2):
+        again = run(model, prompt([1, 2, 3])).last_hidden_state[mask]
+        torch.testing.assert_close(again, first.last_hidden_state[mask], atol=2e-5, rtol=0)
+    longer = run(model, prompt([1, 2, 3, 4]))
+    assert longer.last_hidden_state.shape == first.last_hidden_state.shape
+    counted = counts(model)
+    assert counted.answered >= 1
+    assert counted.continued == 0
+    assert sitecustomize_bt.revert(model)
     assert reuse_counts(model) is None
     assert store.held() == 0
 

@@ -12,7 +12,7 @@ from reusing import TEMPLATE, applied, assert_same, counts, kept, prompt, run, s
 
 import sitecustomize_bt
 from sitecustomize_bt.core.counts import Passed
-from sitecustomize_bt.reuse import prefix
+from sitecustomize_bt.reuse import rows as known
 from sitecustomize_bt.reuse.entry import Prompt
 
 __all__ = ["switched_on"]  # a fixture
@@ -140,7 +140,7 @@ def kept_prompt(*rows: bytes) -> Prompt:
 
 
 def columns_of(*tokens: int) -> bytes:
-    [row] = prefix.rows_of(torch.tensor([tokens]), torch.arange(len(tokens))[None])
+    [row] = known.rows_of(torch.tensor([tokens]), torch.arange(len(tokens))[None])
     return row
 
 
@@ -154,30 +154,30 @@ def test_the_nearest_of_all_rows_is_found() -> None:
     for _ in range(50):
         prompts = [kept_prompt(*[row() for _ in range(5)]) for _ in range(6)]
         rows = [row() for _ in range(3)]
-        known = prefix.longest(rows, prompts, 19)
-        most = [max(prefix.common(one, other) for p in prompts for other in p.rows) for one in rows]
-        assert known is not None
-        assert known.columns == min(19, *most)
-        for one, (source, index), columns in zip(rows, known.sources, most, strict=True):
-            assert prefix.common(one, source.rows[index]) == columns
+        found = known.longest(rows, prompts, 19)
+        most = [max(known.common(one, other) for p in prompts for other in p.rows) for one in rows]
+        assert found is not None
+        assert found[0] == min(19, *most)
+        for one, (source, index), columns in zip(rows, found[1], most, strict=True):
+            assert known.common(one, source.rows[index]) == columns
 
 
 def test_a_row_is_compared_with_two_however_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with each took 16 seconds at the 20th forward of 512 rows."""
     compared: list[int] = []
-    common = prefix.common
+    common = known.common
     monkeypatch.setattr(
-        prefix, "common", lambda one, other: compared.append(1) or common(one, other)
+        known, "common", lambda one, other: compared.append(1) or common(one, other)
     )
     prompts = [
         kept_prompt(*[columns_of(*range(20), turn, row) for row in range(100)])
         for turn in range(40)
     ]
     rows = [columns_of(*range(20), 50, row) for row in range(100)]
-    known = prefix.longest(rows, prompts, 21)
-    assert known is not None
-    assert known.columns == 20
+    found = known.longest(rows, prompts, 21)
+    assert found is not None
+    assert found[0] == 20
     assert len(compared) <= 2 * len(rows)
     compared.clear()
-    assert prefix.longest([columns_of(*range(1, 21))] * 100, prompts, 19) is None
+    assert known.longest([columns_of(*range(1, 21))] * 100, prompts, 19) is None
     assert not compared

@@ -374,7 +374,7 @@ _WAYS_IN: dict[str, tuple[str, bool]] = {
     "core.decision:decide": ("accelerating a loaded model was skipped", False),
     "core.decisions:keep": ("accelerating a loaded model was skipped", False),
     "model.apply:_looked_at": ("accelerating a loaded model was skipped", False),
-    "model.apply:_built": ("accelerating a loaded model was skipped", False),
+    "model.apply:stages_of": ("accelerating a loaded model was skipped", False),
     "forward.front:Front.__init__": ("accelerating a loaded model was skipped", False),
     "forward.front:attach": ("accelerating a loaded model was skipped", False),
     "report.narrator:Narrator.tell": ("accelerating a loaded model was skipped", False),

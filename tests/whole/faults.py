@@ -393,8 +393,8 @@ PLANTED_OTHERWISE: dict[str, Fault] = {
         (
             f"reuse/{name}"
             for name in (
-                *("__init__", "attributes", "entry", "key", "prefix", "repeat", "store"),
-                *("tensors", "watch"),
+                *("__init__", "attributes", "disk", "entry", "key", "library", "origin", "prefix"),
+                *("repeat", "rows", "store", "tensors", "watch", "written"),
             )
         ),
         Fault(BANNER),

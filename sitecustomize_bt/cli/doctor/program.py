@@ -100,6 +100,12 @@ def checks(asked: Settings, value: str) -> Iterator[Check]:
             "padding",
             f"{settings.PADDING}={settings.ALL}: skipped though a known program reads it",
         ),
+        (
+            bool(asked.reuse_dir),
+            "folder",
+            f"{settings.REUSE_DIR}: over restarts, up to {asked.reuse_disk / 1e9:g} GB in "
+            f"{asked.reuse_dir}",
+        ),
         (asked.reuse, "reuse", f"{settings.REUSE}: what was encoded before is not encoded again"),
         (
             asked.offload == "keep",

@@ -1,0 +1,107 @@
+"""What stands before one model's calls: the stages of a forward, in their order."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..core.counts import Tally
+from ..core.decision import Decision
+from ..core.decisions import Activity
+from ..families.table import Encoder
+from ..forward import backends
+from ..forward.call import Stage
+from ..forward.measuring import Measuring
+from ..padding.skip import PaddingSkip
+from ..startup.settings import Settings
+from . import attention
+
+if TYPE_CHECKING:
+    from ..reuse.origin import Origin
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a model is accelerated under. ``configs``: what of it was changed already.
+
+    ``origin``: the checkpoint it was loaded from; or why that is not known, in words.
+    """
+
+    row: Encoder
+    settings: Settings
+    configs: attention.Before
+    origin: Origin | str
+
+
+@dataclass(frozen=True)
+class Built:
+    """What stands before one model's calls; ``activity`` and ``forget`` hold nothing of it."""
+
+    stages: list[Stage]
+    activity: Callable[[], Activity]
+    forget: Callable[[], None] | None
+    repeat: Stage | None
+
+
+def stages_of(model: torch.nn.Module, decided: Decision, case: Case) -> Built:
+    """The stages of a forward, in their order: the one place that says which there are.
+
+    A repeat needs none of the others. The time that is measured holds what the others take. The
+    common prefix sees the columns that the padding skip leaves. Backends are for SDPA itself.
+    """
+    row, settings = case.row, case.settings
+    stages: list[Stage] = []
+    skipped, reused = Tally(), Tally()
+    measuring = Measuring() if settings.report else None
+    repeat, why_no_folder = None, ""
+    if decided.reuse.on:
+        # Imported by those who have asked for it alone.
+        from ..reuse.prefix import CommonPrefix
+        from ..reuse.repeat import ExactRepeat
+        from ..reuse.store import set_limit
+
+        set_limit(settings.reuse)
+        place = None
+        if settings.reuse_dir:
+            from ..reuse import library
+
+            place, why_no_folder = library.place_of(
+                watched_in(model, row), settings, case.origin, decided
+            )
+        repeat = ExactRepeat(reused, place)
+        stages.append(repeat)
+    if measuring is not None:
+        stages.append(measuring)
+    if decided.padding.on:
+        stages.append(PaddingSkip(type(model).__name__, skipped))
+    is_causal = row.text is not None and row.text.causal
+    if decided.reuse.on and is_causal and not decided.is_offloaded:
+        stages.append(CommonPrefix())
+    if decided.backends.on:
+        stages.append(backends.Backends())
+    # What is kept goes with the model, which may be gone when its activity is read.
+    reference = None if repeat is None else weakref.ref(repeat)
+
+    def activity() -> Activity:
+        keeper = reference() if reference else None
+        return Activity(
+            skipped.padding() if decided.padding.on else None,
+            reused.reuse(
+                keeper.kept_bytes() if keeper else 0,
+                why_no_folder or (keeper.why_no_folder() if keeper else ""),
+            )
+            if reference
+            else None,
+            measuring.snapshot() if measuring is not None else None,
+        )
+
+    return Built(stages, activity, None if repeat is None else repeat.forget, repeat)
+
+
+def watched_in(model: torch.nn.Module, row: Encoder) -> torch.nn.Module:
+    """The module whose forward is watched: ``model``, or the part of it that the row names."""
+    return model.get_submodule(row.path)

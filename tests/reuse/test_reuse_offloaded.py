@@ -1,0 +1,125 @@
+"""Encode reuse of a model whose weights are fetched for each forward: a repeat fetches none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import pytest
+import torch
+from restarts import Restarts, counts, encode, restarts
+from swapper import SWAPPER
+
+from sitecustomize_bt.model.apply import applied_to
+
+__all__ = ["restarts"]  # a fixture
+
+CPU = torch.device("cpu")
+
+
+def _swapped(model: Any) -> list[int]:
+    fetched: list[int] = []
+    space: dict[str, Any] = {"__name__": "diffusers_helper.memory"}
+    exec(SWAPPER, space)
+    space["DynamicSwapInstaller"].install_model(model, device=CPU)
+    for module in model.modules():
+        if module._parameters:
+            cls = type(module)
+            fetch = cls.__getattr__
+
+            def counted(self: Any, name: str, fetch: Any = fetch) -> Any:
+                if self.__dict__.get("_parameters", {}).get(name) is not None:
+                    fetched.append(1)
+                return fetch(self, name)
+
+            cls.__getattr__ = counted
+    return fetched
+
+
+def _cpu_offloaded(model: Any) -> list[int]:
+    accelerate.cpu_offload(model, execution_device=CPU)
+    return _watched(model)
+
+
+def _watched(model: Any) -> list[int]:
+    """One for each tensor that accelerate's hooks fetch."""
+    fetched: list[int] = []
+    for module in model.modules():
+        source = getattr(vars(module).get("_hf_hook"), "weights_map", None)
+        if source is not None:
+            source.__class__ = _counting(type(source), fetched)
+    return fetched
+
+
+def _counting(cls: Any, fetched: list[int]) -> Any:
+    def get(self: Any, key: str) -> Any:
+        fetched.append(1)
+        return cls.__getitem__(self, key)
+
+    return type(cls.__name__, (cls,), {"__getitem__": get})
+
+
+WAYS: dict[str, Callable[[Any], list[int]]] = {
+    "a swapper like FramePack's": _swapped,
+    "accelerate's cpu_offload": _cpu_offloaded,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_known_prompt_fetches_no_weight(way: str, restarts: Restarts) -> None:
+    model = restarts.load()
+    WAYS[way](model)
+    first = encode(model)
+    assert len(restarts.entries()) == 1
+    model = restarts.load()
+    fetched = WAYS[way](model)
+    assert torch.equal(encode(model), first)
+    assert (counts(model).from_folder, fetched) == (1, [])
+    decision = applied_to(model)
+    assert decision is not None
+    assert decision.line.endswith("; encode reuse stays on")
+    encode(model, torch.full((1, 40), 5))
+    assert fetched
+
+
+def test_a_known_prompt_of_a_model_that_is_loaded_from_disk_for_each_forward(
+    restarts: Restarts, tmp_path: Path
+) -> None:
+    """Written to other files after loading, it is not the checkpoint any more: memory alone."""
+    model = restarts.load()
+    accelerate.disk_offload(model, str(tmp_path / "offload"), execution_device=CPU)
+    first = encode(model)
+    fetched = _watched(model)
+    assert torch.equal(encode(model), first)
+    assert (counts(model).answered, fetched) == (1, [])
+
+
+def test_layers_that_have_swapped_their_weights(restarts: Restarts) -> None:
+    """The same memory in other places is another model."""
+    encode(restarts.load())
+    restarts.names()
+    model = restarts.load()
+    one, other = model.layers[0].mlp.up_proj, model.layers[1].mlp.up_proj
+    one.weight, other.weight = other.weight, one.weight
+    accelerate.cpu_offload(model, execution_device=CPU)
+    encode(model)
+    assert counts(model).from_folder == 0
+    assert counts(model).why_no_folder
+
+
+def test_a_model_without_reuse_is_told_what_would_help(
+    restarts: Restarts, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import sitecustomize_bt
+    from sitecustomize_bt.startup import settings
+
+    monkeypatch.delenv(settings.REUSE_DIR)
+    sitecustomize_bt.uninstall()
+    sitecustomize_bt.install()
+    model = restarts.load()
+    capfd.readouterr()
+    accelerate.cpu_offload(model, execution_device=CPU)
+    said = capfd.readouterr().err
+    assert f"; {settings.REUSE_DIR} would keep its answers" in said
