@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,11 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen2_5_VLTextModel": ("Qwen2_5_VLTextConfig", _QWEN_VL),
     "Qwen2_5_VLForConditionalGeneration": (
         "Qwen2_5_VLConfig",
-        {"text_config": _QWEN_VL, "vision_config": _QWEN_VISION},
+        {
+            "text_config": _QWEN_VL,
+            "vision_config": _QWEN_VISION,
+            "vision_start_token_id": 1,
+        },
     ),
 }
 
@@ -100,8 +105,9 @@ def _is_here(row: table.Encoder) -> bool:
     """Whether this transformers has the class, and the part of it that is watched."""
     if not row.path or not hasattr(transformers, row.name):
         return hasattr(transformers, row.name)
-    with torch.device("meta"):
+    with contextlib.suppress(AttributeError), torch.device("meta"):
         return row.path in dict(build(row.name).named_modules())
+    return False  # its config has no part for the text yet
 
 
 # The rows of the table whose class this transformers has.

@@ -5,6 +5,7 @@ BT_CASES says on how many random calls (1,000 by default). The cases are the sam
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import os
@@ -17,7 +18,8 @@ import tiny
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pads import cache_of, form, keys_and_values, states
+from pads import cache_of, form, keys_and_values
+from pads import states as tensors_of
 from stages import leave_all, padding_counts, reuse_counts, skip_padding
 from test_padding_properties import TOLERANCES, Rows, assert_close, masks
 
@@ -58,15 +60,16 @@ class Case:
     def mask(self) -> torch.Tensor:
         return torch.tensor(self.rows, dtype=self.mask_dtype).reshape(len(self.rows), self.length)
 
-    def call(self, model: Any, text: Text) -> dict[str, Any]:
-        """The arguments of a forward of ``model``, as far as it takes them."""
+    def call(self, model: Any, name: str) -> dict[str, Any]:
+        """The arguments of a forward of ``model``, of class ``name``, as far as it takes them."""
+        text = text_of(name)
         generator = torch.Generator().manual_seed(self.seed)
         ids = torch.randint(3, 128, (len(self.rows), self.length), generator=generator)
         values = {"input_ids": ids, "attention_mask": self.mask, **dict(self.options)}
         if self.embeds:
             values["inputs_embeds"] = model.get_input_embeddings()(values.pop("input_ids"))
         if text.positions and self.positions != "none":
-            axes = text.position_axes[self.axes % len(text.position_axes)]
+            axes = position_axes(name)[self.axes % len(position_axes(name))]
             shape = (*axes, 1 if self.positions == "one row" else len(ids), self.length)
             values[text.positions] = torch.randint(0, 40, shape, generator=generator)
         return {name: value for name, value in values.items() if name in text.reads}
@@ -97,6 +100,22 @@ def text_of(name: str) -> Text:
     row = table.row_named(name)
     assert row is not None and row.text is not None
     return row.text
+
+
+@functools.cache
+def position_axes(name: str) -> list[tuple[int, ...]]:
+    """Those of the adapter that this transformers knows: Qwen2.5-VL's four came in 4.54."""
+    model, known = tiny.build(name), []
+    for axes in text_of(name).position_axes:
+        with contextlib.suppress(RuntimeError), torch.no_grad():
+            model(input_ids=torch.ones(1, 2).long(), position_ids=torch.ones(*axes, 1, 2).long())
+            known.append(axes)
+    return known
+
+
+def states(output: Any) -> list[torch.Tensor]:
+    """Those of all columns; transformers 4 hands out a number for each row beside them."""
+    return [tensor for tensor in tensors_of(output) if tensor.dim() > 2]
 
 
 def kept_pairs(output: Any, kept: torch.Tensor) -> list[torch.Tensor]:
@@ -150,7 +169,7 @@ def is_trimmed_and_exact(name: str, case: Case) -> bool:
     plain, hooked = pair(name, case.dtype)
     before = padding_counts(hooked)
     with torch.no_grad():
-        call = case.call(plain, text)
+        call = case.call(plain, name)
         wanted, found = plain(**call), hooked(**call)
     after = padding_counts(hooked)
     assert form(found) == form(wanted)
@@ -177,7 +196,6 @@ def is_trimmed_and_exact(name: str, case: Case) -> bool:
 @pytest.mark.parametrize("name", SKIPPED)
 def test_an_exact_repeat_is_what_was_computed(name: str) -> None:
     """Two prompts in any order, and changes of the weights in between."""
-    text = text_of(name)
     answered: list[int] = []
 
     @many(max_examples=max(CASES // 20, 10))
@@ -186,7 +204,8 @@ def test_an_exact_repeat_is_what_was_computed(name: str) -> None:
         plain = tiny.build(name)
         model = copy.deepcopy(plain)
         assert apply.apply_built(model, REUSING).reuses
-        for step in [0, 0, *steps]:
+        # The first forward of transformers 4.57 sets attributes, which is seen as a change.
+        for step in [0, 0, 0, *steps]:
             if step == 4:
                 with torch.no_grad():
                     for one in (plain, model):
@@ -194,7 +213,7 @@ def test_an_exact_repeat_is_what_was_computed(name: str) -> None:
                 continue
             case = two[step % 2]
             with torch.no_grad():
-                call = case.call(plain, text)
+                call = case.call(plain, name)
                 wanted, found = plain(**call), model(**call)
             assert form(found) == form(wanted)
             kept = case.mask.bool()
@@ -253,6 +272,15 @@ def test_nothing_but_encoders_is_skipped_where_all_is_asked_for(
         assert padding.on or (padding.reason is Reason.NOT_FOR_CLASS and padding.detail)
 
 
+@pytest.mark.parametrize("row", [row for row in tiny.ROWS if row.path], ids=lambda row: row.name)
+def test_a_release_without_the_part_that_is_watched(row: table.Encoder) -> None:
+    model = tiny.build(row.name)
+    above, _, name = row.path.rpartition(".")
+    delattr(model.get_submodule(above), name)
+    decision = sitecustomize_bt.apply(model)
+    assert (decision.applied, decision.reason) == (False, Reason.NOT_REGISTERED)
+
+
 CAUSAL = [name for name in SKIPPED if text_of(name).causal]
 TOKENS = [row.name for row in tiny.ROWS if row.name in CAUSAL and not row.path]
 
@@ -263,7 +291,7 @@ def test_a_known_prefix_is_not_computed_again(name: str) -> None:
     model = copy.deepcopy(plain)
     apply.apply_built(model, REUSING)
     mask = torch.tensor([[1] * 20 + [0] * 4])
-    for last in range(40, 43):
+    for last in range(40, 44):
         ids = torch.tensor([[*range(5, 24), last, 0, 0, 0, 0]])
         call = {"input_ids": ids, "attention_mask": mask, "output_hidden_states": True}
         with torch.no_grad():
@@ -274,7 +302,9 @@ def test_a_known_prefix_is_not_computed_again(name: str) -> None:
             assert not one[:, 20:].any()
     counted = reuse_counts(model)
     assert counted is not None
-    assert (counted.continued, counted.tokens_known) == (2, 38)
+    # The first forward of transformers 4.57 sets attributes, which is seen as a change.
+    assert counted.continued == 3 - counted.dropped > 1
+    assert counted.tokens_known == 19 * counted.continued
 
 
 @pytest.mark.parametrize("name", [name for name in CAUSAL if len(text_of(name).position_axes) > 1])
