@@ -59,7 +59,7 @@ def activity_of(model: torch.nn.Module) -> Activity:
 
 
 def apply_loaded(model: torch.nn.Module, settings: Settings, request: Request) -> Decision:
-    """Decide on a model that ``from_pretrained`` has just returned, and act on it."""
+    """Decide on a model that has just been loaded, or built to be filled, and act on it."""
     row, facts = _looked_at(model, request, settings)
     if row is None or facts is None:
         return _not_registered(model)
