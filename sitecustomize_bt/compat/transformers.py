@@ -15,6 +15,9 @@ from typing import Any
 
 SDPA, EAGER = "sdpa", "eager"
 
+# The class method that builds a model from a config; AutoModel.from_config calls it.
+BUILD = "_from_config"
+
 # As transformers names keys and values; "cache" from 5.24 on.
 CACHES = ("past_key_values", "cache")
 

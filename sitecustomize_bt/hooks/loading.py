@@ -1,12 +1,15 @@
-"""``from_pretrained`` of the registered classes."""
+"""Models of the registered classes as they come: loaded, or built from a config to be filled."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from ..compat.transformers import BUILD
 from ..core import console
 from ..families import table
 from .ledger import ledger
@@ -16,11 +19,21 @@ from .wrapping import Wrapper
 
 _METHOD = "from_pretrained"
 
+_state = threading.local()  # ``within``: whether this thread is loading or building a model
+
 
 def install() -> None:
-    """Wrap the registered classes' ``from_pretrained``, now or when their module is imported."""
+    """Wrap what makes the registered classes' models, now or when their module is imported."""
+    when_imported("transformers.modeling_utils", _wrap_base)
     for name in table.modules():
         when_imported(name, _wrap_classes)
+
+
+def _wrap_base(module: ModuleType) -> None:
+    base = getattr(module, "PreTrainedModel", None)
+    for method, wrapper in ((_METHOD, _hold_parts), (BUILD, _build)):
+        if method in vars(base):
+            ledger.replace(base, method, functools.partial(Wrapper, vars(base)[method], wrapper))
 
 
 def _wrap_classes(module: ModuleType) -> None:
@@ -40,7 +53,7 @@ def _wrap_classes(module: ModuleType) -> None:
 
 
 def _wrapper(cls: Any) -> Wrapper:
-    return Wrapper(vars(cls).get(_METHOD) or _inherited(cls), _from_pretrained)
+    return Wrapper(vars(cls).get(_METHOD) or _inherited(cls), _accelerated)
 
 
 def _inherited(owner: Any) -> Any:
@@ -53,7 +66,35 @@ def _inherited(owner: Any) -> Any:
     return classmethod(from_pretrained)
 
 
-def _from_pretrained(
+def _build(
+    wrapped: Callable[..., Any], cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    is_part = getattr(_state, "within", False)
+    with _making():
+        if is_part or not ledger.active or table.row_of(cls) is None:
+            return wrapped(*args, **kwargs)
+        return _accelerated(wrapped, cls, args, kwargs)
+
+
+def _hold_parts(
+    wrapped: Callable[..., Any], cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    with _making():
+        return wrapped(*args, **kwargs)
+
+
+@contextmanager
+def _making() -> Iterator[None]:
+    """A load or a build: what is built within it is a part of that model."""
+    outer = getattr(_state, "within", False)
+    _state.within = True
+    try:
+        yield
+    finally:
+        _state.within = outer
+
+
+def _accelerated(
     wrapped: Callable[..., Any], cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     if not ledger.active:

@@ -67,7 +67,7 @@ def activity_of(model: torch.nn.Module) -> Activity:
 def apply_loaded(
     model: torch.nn.Module, settings: Settings, request: Request, origin: Origin | str = ""
 ) -> Decision:
-    """Decide on a model that ``from_pretrained`` has just returned, and act on it.
+    """Decide on a model that has just been loaded, or built to be filled, and act on it.
 
     ``origin``: the checkpoint; or why that is not known, in words.
     """

@@ -1,4 +1,4 @@
-"""Who, besides us, has asked ``from_pretrained`` for an attention implementation."""
+"""Who, besides us, has asked for an attention implementation of a model that is made."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Request:
 
 
 def read(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request:
-    """The request in a call ``from_pretrained(*args, **kwargs)`` (without the class)."""
+    """The request in ``from_pretrained(*args, **kwargs)`` or ``_from_config(*args, **kwargs)``."""
     if kwargs.get("attn_implementation") is not None:
         return Request("caller", kwargs["attn_implementation"])
     if kwargs.get("use_flash_attention_2"):
@@ -41,8 +41,9 @@ def read(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request:
     if kwargs.get("output_attentions"):
         return Request("caller", "output_attentions")
     config = kwargs.get("config")
-    if config is not None and not isinstance(config, (str, os.PathLike)):
-        return _from_object(config)
+    source = config if config is not None else (args[0] if args else None)
+    if source is not None and not isinstance(source, (str, os.PathLike)):
+        return _from_object(source)
     try:
         path = config_file(args, kwargs)
         return Request(known=False) if path is None else _from_file(path)
@@ -54,11 +55,10 @@ def read(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request:
 
 def config_file(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
     """The config file that such a call reads, where it is on this machine."""
-    config = kwargs.get("config")
-    source = config if isinstance(config, (str, os.PathLike)) else (args[0] if args else None)
-    if source is None:
-        source = kwargs.get("pretrained_model_name_or_path")
-    return _saved_config(source, kwargs)
+    first = args[0] if args else None
+    given = (kwargs.get("config"), first, kwargs.get("pretrained_model_name_or_path"))
+    paths = [source for source in given if isinstance(source, (str, os.PathLike))]
+    return _saved_config(paths[0], kwargs) if paths else None
 
 
 def _from_object(config: Any) -> Request:

@@ -1,4 +1,4 @@
-"""One call of ``from_pretrained``: what to ask of it, and what to do with what it returns."""
+"""One call that makes a model: what to ask of it, and what to do with what it returns."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Load:
     def finish(self, result: Any) -> Decision | None:
         """Accelerate the model in ``result``; None where there is nothing to decide.
 
-        ``result`` is what ``from_pretrained`` returned: a model, or a tuple that begins with one
+        ``result`` is what the call returned: a model, or a tuple that begins with one
         (``output_loading_info=True``).
         """
         model = _model_in(result)

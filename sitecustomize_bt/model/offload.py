@@ -12,7 +12,8 @@ from ..compat import accelerate, diffusers, framepack
 def offloaded(model: torch.nn.Module) -> str | None:
     """Who offloads a part of ``model``, in words; None if nobody does.
 
-    A model that sits on one device, or is spread over several GPUs, is not offloaded.
+    A model that sits on one device, or is spread over several GPUs, is not offloaded. Nor is one
+    that is all on the meta device: it has yet to be filled.
     """
     for module in model.modules():
         own = vars(module)
@@ -26,7 +27,7 @@ def offloaded(model: torch.nn.Module) -> str | None:
     device_map = getattr(model, "hf_device_map", None)
     if isinstance(device_map, dict) and accelerate.places_offload(device_map):
         return f"its device_map places weights on {_places(device_map)}"
-    if any(parameter.is_meta for parameter in model.parameters()):
+    if len({parameter.is_meta for parameter in model.parameters()}) > 1:
         return "some of its weights are on the meta device"
     return None
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ..compat import accelerate, framepack
+from ..compat.torch import PARAMETERS
 from ..core.counts import Passed
 from ..startup.faults import pass_on
 from .attributes import Attributes
@@ -43,12 +44,14 @@ class ModelState:
         self._tensors: Tensors | None = None
         self.devices: tuple[str, ...] = ()
         self.unsuitable: Passed | None = None
+        self._weights: list[int] = []  # of an unsuitable model
         try:
             self._tensors = Tensors(owns)
             self.devices = self._tensors.devices
         except (UnwatchableError, LookupError) as error:
             pass_on(error)
             self.unsuitable = Passed.UNWATCHABLE
+            self._weights = _weights(owns)
 
     @property
     def digest(self) -> str:
@@ -64,7 +67,8 @@ class ModelState:
             return (
                 looks == self._looks
                 and self._attributes.same(owns)
-                and (self._tensors is None or self._tensors.same(owns))
+                # A model that was built on the meta device is filled by exchanging its weights.
+                and (self._tensors.same(owns) if self._tensors else self._weights == _weights(owns))
             )
         except Exception as error:  # as tensors raise that are compared, or a name that is gone
             pass_on(error)
@@ -83,3 +87,7 @@ class ModelState:
         except Exception as error:
             pass_on(error)
             return False
+
+
+def _weights(owns: list[Own]) -> list[int]:
+    return [id(weight) for own in owns for weight in own[PARAMETERS].values()]
