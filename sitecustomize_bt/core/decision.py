@@ -105,7 +105,7 @@ class Decision:
         if self.attention.on:
             return f"Enabled PyTorch SDPA backend for {self.label} ({self.detail}){self._others}"
         if self.padding.on:
-            return f"Enabled padding skip for {self.label} ({self.detail})"
+            return f"Enabled for {self.label} ({self.detail}){self._others}"
         if self.reuse.on:
             return f"Enabled encode reuse for {self.label} ({self.detail})"
         return f"Skipped {self.label}: {self.detail}"
