@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _stand_aside()
     options = _parser().parse_args(argv)
     options.ran_at_startup = ran_at_startup
+    if sys.stdout is None:
+        return _say("stdout is closed, and there is nowhere to print to", FINDING)
     command = COMMANDS[options.command]
     try:
         outcome = command.run(options)

@@ -21,10 +21,12 @@ def show(blocks: Sequence[Table | str]) -> None:
     """Print ``blocks`` to stdout, with an empty line between two."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold what the console cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
-    print("\n\n".join(_table(one) if isinstance(one, Table) else _text(one) for one in blocks))
+    room = max(WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else WIDTH
+    shown = (_table(one, room) if isinstance(one, Table) else _text(one, room) for one in blocks)
+    print("\n\n".join(shown))
 
 
-def _text(text: str, width: int = WIDTH) -> str:
+def _text(text: str, width: int) -> str:
     # A path stays in one piece, to be copied.
     return "\n".join(_wrapped(_shown(text), width, break_long_words=False))
 
@@ -40,9 +42,8 @@ def _wrapped(text: str, width: int, break_long_words: bool = True) -> list[str]:
     return [part for line in text.splitlines() for part in wrapper.wrap(line) or [""]]
 
 
-def _table(table: Table) -> str:
+def _table(table: Table, room: int) -> str:
     cells = [[_shown(cell) for cell in row] for row in (table.columns, *table.rows)]
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
     widths = _widths(cells, room)
     heading, *rows = (_lines(row, widths, table.numbers) for row in cells)
     dash = "\u2500" if (sys.stdout.encoding or "").lower().startswith("utf") else "-"
@@ -87,7 +88,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
     begun = itertools.count(1)
 
     def say(text: str) -> None:
-        if sys.stderr.isatty():  # over what was said before
+        if sys.stderr is not None and sys.stderr.isatty():  # over what was said before
             print(f"\r{text[: WIDTH - 1]:<{WIDTH - 1}}\r", end="", file=sys.stderr, flush=True)
 
     try:

@@ -106,7 +106,7 @@ class Decision:
         if self.attention.on:
             return f"Enabled PyTorch SDPA backend for {self.label} ({self.detail}){self._others}"
         if self.padding.on:
-            return f"Enabled padding skip for {self.label} ({self.detail})"
+            return f"Enabled for {self.label} ({self.detail}){self._others}"
         if self.is_offloaded:
             return f"Skipped {self.label}: {self.detail}{self._what_helps}"
         if self.reuse.on:

@@ -12,12 +12,12 @@ RULE = "=" * 80
 TITLE = "BETTERTRANSFORMER OPTIMIZATION"
 EXPERIMENTAL = {
     "skip": (
-        "Experimental: memory offloading can make it slow, so offloaded models are left\n"
-        "alone; meant for GPUs of 80 GB and more."
+        "Experimental; meant for GPUs of 80 GB and more. Offloading can make it slow, so\n"
+        "offloaded models are left alone. On a smaller GPU encode reuse is what helps."
     ),
     "keep": (
-        "Experimental: memory offloading can make it slow, and offloaded models are kept\n"
-        "accelerated as asked for; meant for GPUs of 80 GB and more."
+        "Experimental; meant for GPUs of 80 GB and more. Offloading can make it slow, and\n"
+        "offloaded models are kept as asked for. On a smaller GPU encode reuse helps most."
     ),
 }
 FAST_START = "Fast-start mode -> skipping BetterTransformer optimization"

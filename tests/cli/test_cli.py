@@ -31,6 +31,19 @@ def cli(*words: str, env: dict[str, str] | None = None, venv: Venv | None = None
     return (venv or venvs.hooked(RUNNING)).run(*CLI, *words, env=env)
 
 
+def with_closed(venv: Venv, number: int, words: str) -> Done:
+    """The command started by a shell that has closed one of its files."""
+    line = f"exec {venv.python} -m sitecustomize_bt {words} {number}>&-"
+    environment = {n: v for n, v in os.environ.items() if not n.startswith("PYTHON")}
+    return subprocess.run(
+        ["bash", "-c", line],
+        env={**environment, **ON},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def started(venv: Venv, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [str(venv.python), *CLI, *words],
@@ -134,6 +147,19 @@ def test_command_that_breaks_says_one_line(venv: Venv) -> None:
     debugged = cli("doctor", "--debug", venv=venv)
     assert debugged.stderr.startswith("Traceback ")
     assert debugged.stderr.endswith(done.stderr)
+
+
+@pytest.mark.parametrize("words", ["doctor", "doctor --json", "status x"])
+def test_closed_stdout_is_one_sentence(venv: Venv, words: str) -> None:
+    done = with_closed(venv, 1, words)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{PROGRAM}: stdout is closed, and there is nowhere to print to\n"
+
+
+def test_closed_stderr_is_no_fault(venv: Venv) -> None:
+    done = with_closed(venv, 2, "doctor")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "torch is not installed" in " ".join(done.stdout.split())
 
 
 # Ended early.

@@ -1,4 +1,4 @@
-"""Progress: one line of a terminal, written over, and nothing where nobody looks."""
+"""Progress: one line of a terminal, written over, and nothing where nobody looks. Widths."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from sitecustomize_bt.cli import screen
+from sitecustomize_bt.cli.outcome import Table
 
 
 class Terminal(io.StringIO):
@@ -49,3 +50,26 @@ def test_no_progress_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[s
     with screen.progress("bench", 1) as step:
         step("LLaMA")
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("columns", "used"), [(40, 80), (80, 80), (150, 150)])
+def test_a_terminals_width_is_used_and_80_at_least(
+    columns: int, used: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    words = "word " * 60
+    screen.show([words, Table(words, ("one", "two"), [(words, words)])])
+    paragraph, table = terminal.getvalue().split("\n\n")
+    for block in (paragraph, table):
+        widest = max(map(len, block.splitlines()))
+        assert used - len("word ") <= widest <= used
+
+
+def test_without_a_terminal_the_width_is_80(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    screen.show(["word " * 60])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= screen.WIDTH

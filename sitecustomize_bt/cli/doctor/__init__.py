@@ -41,8 +41,8 @@ def run(options: argparse.Namespace) -> CommandOutcome:
 
     JSON: ``on`` (whether models are accelerated), ``verdict`` (the sentence), ``python`` (the
     interpreter looked at) and ``checks``, a list of objects with ``section``, ``name``, ``state``
-    (``fine``, ``note`` or ``problem``), ``text``, ``fix`` (empty unless a problem) and ``stops``
-    (whether nothing is accelerated because of it).
+    (``fine``, ``note`` or ``problem``), ``text``, ``fix`` (empty where there is nothing to do)
+    and ``stops`` (whether nothing is accelerated because of it).
     """
     host = program.read(options.host)
     asked = settings.read(os.environ, host.argv)
@@ -87,12 +87,12 @@ def run(options: argparse.Namespace) -> CommandOutcome:
 def verdict(checks: Sequence[Check]) -> str:
     """Whether the hook is on, in a sentence that says what to fix first, and how."""
     problems = [check for check in checks if check.state is CheckState.PROBLEM]
-    if not problems:
+    off = [check for check in checks if check.stops]
+    if not problems and not off:
         *families, last = dict.fromkeys(row.family for row in table.ENCODERS)
         return _ON.format(f"{', '.join(families)} and {last}")
-    stopping = [check for check in problems if check.stops]
-    first, word = (stopping[0], "Off") if stopping else (problems[0], "On, with a problem")
-    more = len(problems) - 1
+    first, word = (off or problems)[0], "Off" if off else "On, with a problem"
+    more = len(problems) - (first in problems)
     rest = f" {more} more {'problem' if more == 1 else 'problems'} above." if more else ""
     return f"{word}: {first.text}; {first.fix}.{rest}"
 

@@ -76,9 +76,12 @@ def checks(asked: Settings, value: str) -> Iterator[Check]:
         meaning = "on" if asked.mode == "on" else "on where it is safe"
         yield fine("variable", f"{name}={value}: {meaning}")
     else:
-        unset = why_off[0] if why_off else f"{name} is unset, as by default"
-        text = f"{name}={value} switches it off" if asked.mode_given else unset
-        yield stop("variable", text, f"set {name}=1 where the program is started")
+        fix = f"set {name}=1 where the program is started"
+        if asked.mode_given or why_off:
+            text = f"{name}={value} switches it off" if asked.mode_given else why_off[0]
+            yield stop("variable", text, fix)
+        else:  # nothing is wrong
+            yield note("variable", f"{name} is unset, which means off (default)", fix, stops=True)
     ways = f"{settings.FAST_START} or {settings.FAST_START_FLAG}"
     if asked.disabled_by_flag:
         text = f"{settings.DISABLE_FLAG} switches it off"

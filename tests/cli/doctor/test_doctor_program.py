@@ -10,8 +10,8 @@ import venvs
 from doctor_runs import look, one
 from venvs import RUNNING, Venv
 
-from sitecustomize_bt.cli.doctor import program
-from sitecustomize_bt.cli.doctor.check import Check, CheckState
+from sitecustomize_bt.cli.doctor import program, verdict
+from sitecustomize_bt.cli.doctor.check import Check, CheckState, problem, stop
 from sitecustomize_bt.cli.outcome import WrongUseError
 from sitecustomize_bt.families.table import ENCODERS
 from sitecustomize_bt.startup import settings
@@ -44,8 +44,6 @@ def test_variable_switches_it_on(value: str) -> None:
 @pytest.mark.parametrize(
     ("variables", "line", "text"),
     [
-        ({}, "demo.py", f"{ENABLE} is unset"),
-        ({"value": ""}, "demo.py", f"{ENABLE} is unset"),
         ({"value": "off"}, "demo.py", f"{ENABLE}=off switches it off"),
         ({"value": "ture"}, "demo.py", f"{ENABLE}='ture' is not understood"),
         ({"value": "1"}, "demo.py --disable-bettertransformer", "--disable-bettertransformer"),
@@ -59,6 +57,20 @@ def test_what_switches_it_off(variables: dict[str, str], line: str, text: str) -
     assert check.stops
     assert check.text.startswith(text)
     assert check.fix
+
+
+@pytest.mark.parametrize("variables", [{}, {"value": ""}])
+def test_unset_is_off_by_default_and_no_problem(variables: dict[str, str]) -> None:
+    (check,) = checked(**variables)
+    assert check.state is CheckState.NOTE
+    assert check.stops
+    assert check.text == f"{ENABLE} is unset, which means off (default)"
+    assert check.fix.startswith(f"set {ENABLE}=1 ")
+    said = verdict([check])
+    assert said == f"Off: {check.text}; {check.fix}."
+    wrong, broken = problem("x", "this is odd", "do that"), stop("x", "it is broken", "do that")
+    assert verdict([wrong, check, broken]) == f"{said} 2 more problems above."
+    assert verdict([broken, check]) == "Off: it is broken; do that."
 
 
 def test_value_that_is_not_understood() -> None:

@@ -40,7 +40,8 @@ def test_it_is_tried_where_the_variable_is_unset(venv: Venv) -> None:
     runs = one(found, "start-up", "runs")
     assert runs["state"] == "fine"
     assert "not in this process; runs in a fresh one" in runs["text"]
-    assert found["verdict"].startswith(f"Off: {ENABLE} is unset, as by default; set {ENABLE}=1 ")
+    verdict = f"Off: {ENABLE} is unset, which means off (default); set {ENABLE}=1 "
+    assert found["verdict"].startswith(verdict)
 
 
 def test_start_up_file_missing(venv: Venv) -> None:
