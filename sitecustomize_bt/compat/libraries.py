@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Iterable
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -20,6 +21,10 @@ CLASS_MODULES = (
     *("torch.nn.modules.", "transformers.models.", "transformers.activations"),
     *("transformers.pytorch_utils", "peft.tuners.", "bitsandbytes.nn.", "optimum.quanto.nn."),
 )
+
+# Theirs may inherit from these. torch.nn.Module is looked at apart, in each forward.
+_BASE_MODULES = (*CLASS_MODULES, "transformers.modeling_layers")
+_MODULE = "torch.nn.modules.module"
 
 # Whose functions may stand around a forward as decorators. Not torch's compiler.
 _DECORATORS = (
@@ -50,6 +55,9 @@ _WEIGHTS_BY_TOKEN = ("bitsandbytes.nn.", "optimum.quanto.tensor.weights.")
 _TORCHAO = "torchao."
 _ACTIVATIONS = ("act_quant_kwargs", "activation_quantization")
 
+# What torch's own namespaces are made of.
+_OF_TORCH = ("torch", "builtins", "functools", "contextlib", "typing", "types")
+
 # A class of somebody else's may define these and still compute what its base computes.
 _HARMLESS = frozenset(("__init__", "__repr__", "__getattr__", "extra_repr"))
 
@@ -63,9 +71,9 @@ def is_known_class(cls: type) -> bool:
     It is one itself, or it inherits from one and adds nothing that a forward calls.
     """
     for index, base in enumerate(cls.__mro__):
-        if base.__module__.startswith(CLASS_MODULES):
-            return all(is_own(value, base) for _, value in _defined(base, _OUTSIDE))
         above = cls.__mro__[index + 1 :]
+        if base.__module__.startswith(CLASS_MODULES):
+            return all(map(is_as_it_was, (base, *filter(_is_called_inside, above))))
         if not all(_is_inherited(*one, above) for one in _defined(base, _HARMLESS)):
             return False
     return False
@@ -124,6 +132,15 @@ def _defined(cls: type, apart_from: frozenset[str]) -> list[tuple[str, Any]]:
     ]
 
 
+def _is_called_inside(base: type) -> bool:
+    return base.__module__.startswith(_BASE_MODULES) and base.__module__ != _MODULE
+
+
+def is_as_it_was(cls: type) -> bool:
+    """Whether everything that ``cls`` defines was defined with it."""
+    return all(is_own(value, cls) for _, value in _defined(cls, _OUTSIDE))
+
+
 def is_own(value: Any, cls: type) -> bool:
     """Whether a method, property or the like of ``cls`` was defined with it, and is as it was."""
     if isinstance(value, (classmethod, staticmethod)):
@@ -146,8 +163,12 @@ def is_own(value: Any, cls: type) -> bool:
 
 
 def are_own_functions(names: dict[str, Any]) -> bool:
-    """Whether no function in a module's namespace is somebody else's."""
-    return all(map(is_own_function, list(names.values())))
+    """Whether no function in a module's namespace is somebody else's.
+
+    The compiler puts its own there, by names that nobody else calls.
+    """
+    called = [value for name, value in list(names.items()) if not name.startswith("__compiled_fn")]
+    return all(map(is_own_function, called))
 
 
 def is_own_function(value: Any) -> bool:
@@ -165,6 +186,24 @@ def is_own_function(value: Any) -> bool:
     elif not type(value).__module__.startswith(_CALLABLES):
         return False
     return is_own_function(inner)
+
+
+def are_torchs(names: Iterable[tuple[str, Any]]) -> bool:
+    """Whether no public function in one of torch's namespaces is somebody else's."""
+    return all(_is_torchs(value) for name, value in list(names) if _is_called(name))
+
+
+def _is_called(name: str) -> bool:
+    return not name.startswith("_") or name.endswith("__")
+
+
+def _is_torchs(value: Any) -> bool:
+    while isinstance(value, FunctionType):
+        if module_of(value).partition(".")[0] not in _OF_TORCH:
+            return False
+        value = getattr(value, "__wrapped__", None)
+    home = type(value).__module__.partition(".")[0]
+    return not callable(value) or isinstance(value, type) or home in _OF_TORCH
 
 
 def module_of(function: FunctionType) -> str:

@@ -19,6 +19,9 @@ is_compiling: Callable[[], bool] = getattr(
 CALL_PLACE = "_compiled_call_impl"
 HAS_CALL_PLACE = hasattr(torch.nn.Module, CALL_PLACE)
 
+# Whose functions a forward calls.
+NAMESPACES = (vars(torch), vars(torch.nn.functional), vars(torch.Tensor))
+
 # Whoever replaces these sees every call of every module.
 _MODULE_CALL = (torch.nn.Module.__call__, torch.nn.Module._call_impl)
 

@@ -180,6 +180,12 @@ def function_modules(module: str) -> list[dict[str, Any]]:
     return [vars(sys.modules[name]) for name in names if name in sys.modules]
 
 
+def cache_classes() -> list[type]:
+    """The classes that keep keys and values inside of a forward."""
+    found = vars(sys.modules.get("transformers.cache_utils", object))
+    return [found[name] for name in ("Cache", *_BY_ATTRIBUTES) if name in found]
+
+
 # Keys and values.
 
 

@@ -115,7 +115,7 @@ class Stack:
 
     def why_not(self, parts: list[torch.nn.Module], owns: list[_Own]) -> Passed | None:
         """What about the model's ``parts``, with these namespaces, rules a change out."""
-        if True in map(_TRAINING, owns):
+        if True in map(_TRAINING, owns) and any(map(_is_trained, parts)):
             return Passed.TRAINING
         for get in _HOOKS:
             hooked = [hook for held in filter(None, map(get, owns)) for hook in held.values()]
@@ -168,14 +168,18 @@ class Stack:
         classes = list(dict.fromkeys(types))
         modules = transformers_compat.function_modules(self._module_name)
         bases = dict.fromkeys(base for cls in classes for base in cls.__mro__)
-        namespaces = [*[vars(base) for base in bases if _is_looked_at(base)], *modules]
+        caches = transformers_compat.cache_classes()
+        namespaces: list[Any] = [vars(cls) for cls in (*filter(_is_looked_at, bases), *caches)]
+        namespaces += [*modules, *torch_compat.NAMESPACES]
         contents = [(names, list(names.values())) for names in namespaces]
         sdpa, *others = functions
         are_known = (
             isinstance(sdpa, BuiltinFunctionType)
             and len(parts) < _MOST_PARTS
             and all(map(libraries.is_known_class, classes))
+            and all(map(libraries.is_as_it_was, caches))
             and all(map(libraries.are_own_functions, modules))
+            and all(libraries.are_torchs(names.items()) for names in torch_compat.NAMESPACES)
             and all(map(libraries.is_own_function, others))
             and all(map(_has_own_functions, owns))
         )
@@ -195,6 +199,11 @@ class Stack:
             with_forward=[index for index, own in enumerate(owns) if "forward" in own],
             eight_bit=[index for index, own in enumerate(owns) if "state" in own],
         )
+
+
+def _is_trained(part: torch.nn.Module) -> bool:
+    # A slice of a list of layers is a new list, which says that it is in training mode.
+    return part.training and type(part) not in (torch.nn.ModuleList, torch.nn.ModuleDict)
 
 
 def _is_looked_at(base: type) -> bool:

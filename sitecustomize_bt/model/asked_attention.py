@@ -95,7 +95,9 @@ def _saved_config(source: Any, kwargs: Mapping[str, Any]) -> str | None:
 
 def _from_file(path: str) -> Request:
     with open(path, encoding="utf-8") as file:
-        return _from_saved(json.load(file))
+        saved = json.load(file)
+    # Whatever else that may be, transformers says what is odd about it.
+    return _from_saved(saved) if isinstance(saved, dict) else Request(known=False)
 
 
 def _from_saved(saved: Any) -> Request:

@@ -18,7 +18,7 @@ Rows = Sequence[tuple[int, int]]
 
 # What has to be saved: so much of the cost, and so many numbers (tokens times widths, of all
 # layers together). Below, packing takes as long as it saves: tests/benchmarks/packing.py.
-_SHARE = 8
+_SHARE = 6
 _SAVED = 2**16
 
 # A token costs a layer as much outside of attention as so many columns, times its width, inside.
@@ -101,11 +101,12 @@ def places(rows: Rows, packed: Packed, columns: int) -> torch.Tensor:
             start, end = rows[row]
             firsts.append((row * columns + start, place, end - start))
             place += end - start
-    given, placed, lengths = torch.tensor(firsts, device="cpu").T
     # Each row's tokens follow its first one.
-    before = lengths.cumsum(0) - lengths
-    steps = torch.arange(int(lengths.sum()), device="cpu")
-    return torch.stack((given - before, placed - before)).repeat_interleave(lengths, 1) + steps
+    lengths = torch.tensor([length for _, _, length in firsts], device="cpu")
+    both = torch.tensor([(given, placed) for given, placed, _ in firsts], device="cpu").T
+    starts = both - (lengths.cumsum(0) - lengths)
+    tokens = sum(length for _, _, length in firsts)
+    return starts.repeat_interleave(lengths, 1) + torch.arange(tokens, device="cpu")
 
 
 def mask(row: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -73,14 +73,16 @@ def _packed(call: Call, packed: Packed, window: Window) -> Values:
     text, values, source = call.text, call.values or {}, call.source
     assert text is not None
     tensor, positions, columns = values[source], values.get(text.positions), window.length
-    given, placed = packing.places(window.rows or (), packed, columns)
+    places = packing.places(window.rows or (), packed, columns)
+    given, placed = places[0], places[1]
     # What fills the shorter ones up is a token like any other, which nobody else sees.
     taken = given[:1].repeat(packed.tokens)
     taken[placed] = given
     row = torch.full_like(taken, -1)
     row[placed] = given // columns
     both = torch.stack((taken, row)).view(2, len(packed.bins), packed.length)
-    taken, row = both.to(tensor.device, non_blocking=True)
+    both = both.to(tensor.device, non_blocking=True)
+    taken, row = both[0], both[1]
     if positions is None:
         positions = taken % columns
     else:

@@ -118,7 +118,7 @@ def computed(case: Case) -> tuple[int, int]:
     ]
     least = min(found)
     cost = width * (4 * 32 + width) * len(case.rows)
-    return least[1:] if least[0] < cost - cost // 8 else whole
+    return least[1:] if least[0] < cost - cost // 6 else whole
 
 
 def partitions(lengths: list[int]) -> Iterator[list[list[int]]]:
