@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,7 +110,7 @@ def _figure(data: dict[str, Any], bars: Rows, prompts: Rows, look: Look) -> Any:
         _speedups(axes[1], prompts, look)
     dtypes = " and ".join(dict.fromkeys(row["dtype"] for row in bars))
     about = f"{report.widths(data)}, {dtypes}. {report.where(data)}"
-    figure.supxlabel(about, x=0.01, ha="left", size=13, color=look.faint)
+    figure.supxlabel(textwrap.fill(about, 130), x=0.01, ha="left", size=13, color=look.faint)
     return figure
 
 
@@ -132,9 +133,12 @@ def _times(axes: Any, rows: Rows, look: Look) -> None:
     for (label, colour), variant, side in zip(VARIANTS.values(), VARIANTS, (-1, 1), strict=True):
         times = [row["ms"][variant] for row in rows]
         where = [place + side * _BAR / 2 for place in places]
-        bars = axes.barh(where, times, _BAR, color=colour, label=label)
+        axes.barh(where, times, _BAR, color=colour, label=label)
         # A short forward beside a long one is a bar of no length.
-        axes.bar_label(bars, map(report.number, times), padding=4, fontsize=13, color=look.ink)
+        for row, spot, time in zip(rows, where, times, strict=True):
+            free = (max(time, _bound(row) or 0), spot)  # right of the line as well
+            beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(report.number(time), free, fontsize=13, color=look.ink, **beside)
     bounds = [(place, row) for place, row in zip(places, rows, strict=True) if _bound(row)]
     if bounds:
         at, lengths = zip(*((place, _bound(row)) for place, row in bounds), strict=True)
@@ -170,7 +174,7 @@ def _speedups(axes: Any, rows: Rows, look: Look) -> None:
         axes.annotate(f"{report.number(ratio)}x", (where, ratio), weight="bold", **beside)
     axes.axhline(1, color=look.faint, lw=1, zorder=0)
     axes.set_ylim(bottom=0)
-    axes.margins(x=0.2)
+    axes.margins(x=0.25)
     axes.set_xticks(tokens)
     name, padded, layers = (rows[0][key] for key in ("model_class", "padded_to", "layers"))
     axes.set(
