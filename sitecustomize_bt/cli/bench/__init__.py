@@ -66,7 +66,8 @@ def run(options: argparse.Namespace) -> CommandOutcome:
     default given only the real tokens), ``over_default``, ``over_eager``, ``bound_over_default``,
     ``share_of_bound`` (the bound's time by the accelerated one's; where nothing is padded the bound
     is the default; min, median and max of the turns' own ratios), ``flops`` (``given`` and
-    ``computed``), ``weight_bytes`` (read by the row's forwards), ``kernel`` (by variant),
+    ``computed``; null where this transformers cannot run the model on the meta device),
+    ``weight_bytes`` (read by the row's forwards), ``kernel`` (by variant),
     ``peak_bytes`` (by variant, with ``--memory``; beyond what was there before the forward) and
     ``passed_through`` (why padding was computed all the same; else empty).
 

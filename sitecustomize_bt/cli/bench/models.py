@@ -121,15 +121,17 @@ def _saved_model(saved: saved_models.SavedModel, device: str, dtype: str | None)
 
 
 class Work(NamedTuple):
-    """What a forward takes: FLOPs given and computed, and the bytes of the weights it reads."""
+    """What a forward takes: FLOPs given and computed (see ``flops``), bytes of weights read."""
 
-    given: int
-    computed: int
+    given: int | None
+    computed: int | None
     weight_bytes: int
 
 
-def flops(model: Any, given: dict[str, Any]) -> int:
+def flops(model: Any, given: dict[str, Any]) -> int | None:
     """The FLOPs of ``model``'s forward, which is on the meta device and computes nothing.
+
+    None where it cannot run there: LLaMA of transformers 4 asks for the device's autocast.
 
     Of the shapes of ``given`` alone: a mask saves no FLOPs. The hook would step aside for the mode
     that counts, so what it computes is counted as an untouched model given those columns.
@@ -139,8 +141,11 @@ def flops(model: Any, given: dict[str, Any]) -> int:
         for name, value in given.items()
         if isinstance(value, torch.Tensor) and name != "attention_mask"
     }
-    with FlopCounterMode(display=False) as counter:
-        model(**empty)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            model(**empty)
+    except RuntimeError:
+        return None
     return int(counter.get_total_flops())
 
 

@@ -146,7 +146,7 @@ def _times(axes: Any, rows: Rows, look: Look) -> None:
         axes.vlines(lengths, *ends, color=look.ink, lw=2, label="only its real tokens (bound)")
     right = axes.get_yaxis_transform()
     for place, row in zip(places, rows, strict=True):
-        text = f"{report.number(row['over_default']['median'])}x"
+        text = f"{row['over_default']['median']:.2f}x"
         said = {"color": look.speedup, "ha": "right", "va": "center", "weight": "bold"}
         axes.text(1, place, text, transform=right, fontsize=16, **said)
     axes.set_yticks(places, [row["component"].replace(", ", ",\n") for row in rows])
@@ -171,7 +171,7 @@ def _speedups(axes: Any, rows: Rows, look: Look) -> None:
     axes.fill_between(tokens, low, high, color=colour, alpha=0.2, lw=0)
     for where, ratio in zip(tokens, middle, strict=True):
         beside = {"xytext": (10, 6), "textcoords": "offset points", "color": look.speedup}
-        axes.annotate(f"{report.number(ratio)}x", (where, ratio), weight="bold", **beside)
+        axes.annotate(f"{ratio:.2f}x", (where, ratio), weight="bold", **beside)
     axes.axhline(1, color=look.faint, lw=1, zorder=0)
     axes.set_ylim(bottom=0)
     axes.margins(x=0.25)

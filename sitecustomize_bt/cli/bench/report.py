@@ -189,7 +189,8 @@ def _table(title: str, columns: Sequence[str], rows: Rows) -> Table:
 
 def _cell(row: dict[str, Any], key: str, variant: str | None = None) -> str:
     if variant == "share":
-        return f"{row[key]['computed'] / row[key]['given']:.0%}"
+        given, computed = row[key]["given"], row[key]["computed"]
+        return f"{computed / given:.0%}" if given and computed else ""
     value = row[key]
     if variant is not None and value is not None:
         value = value.get(variant)

@@ -261,7 +261,16 @@ def counted(row: Row) -> dict[str, Any]:
         work.append(twins.work(given))
         passed |= set(twins.passed_through() - before) - {Passed.NO_PADDING.value}
     return {
-        "flops": {"given": sum(w.given for w in work), "computed": sum(w.computed for w in work)},
+        "flops": {
+            "given": _sum([one.given for one in work]),
+            "computed": _sum([one.computed for one in work]),
+        },
         "weight_bytes": sum(one.weight_bytes for one in work),
         "passed_through": sorted(passed),
     }
+
+
+def _sum(parts: Sequence[int | None]) -> int | None:
+    """None where a part is not known."""
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None

@@ -5,8 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import transformers
+from packaging.version import Version
+
 from sitecustomize_bt.cli import bench
 from sitecustomize_bt.cli.outcome import CommandOutcome, Table
+
+# LLaMA's forward runs on the meta device.
+COUNTS_LLAMA = Version(transformers.__version__).major >= 5
 
 SHORT = ["--runs", "1", "--prompt-tokens", "9", "40", "--padded-to", "40"]
 

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 import transformers
-from benching import SHORT, components, run, titles
+from benching import COUNTS_LLAMA, SHORT, components, run, titles
 from conftest import Runner, ours
 
 from sitecustomize_bt.cli import bench
@@ -72,8 +72,9 @@ def test_json_of_a_folder_and_its_picture(
         assert phase["kernel"] is None
         assert set(phase["ms"]) == {"eager", "default", "accelerated", "bound"}
         # A prompt and a picture, as stock FramePack does it; what is more is said to be.
-        of_prompts = prompts * (llama["flops"]["given"] + clip["flops"]["given"])
-        assert phase["flops"]["given"] == of_prompts + siglip["flops"]["given"]
+        if COUNTS_LLAMA:
+            of_prompts = prompts * (llama["flops"]["given"] + clip["flops"]["given"])
+            assert phase["flops"]["given"] == of_prompts + siglip["flops"]["given"]
         weights = prompts * (llama["weight_bytes"] + clip["weight_bytes"])
         assert phase["weight_bytes"] == weights + siglip["weight_bytes"]
     assert "negative" not in phases[0]["what"]
@@ -97,8 +98,12 @@ def test_json_of_a_folder_and_its_picture(
     assert padded["peak_bytes"]["bound"] <= padded["peak_bytes"]["accelerated"]
     assert full["peak_bytes"]["accelerated"] == full["peak_bytes"]["bound"]
     assert padded["flops"]["given"] == full["flops"]["given"] == full["flops"]["computed"]
+    assert (padded["flops"]["given"] is not None) == COUNTS_LLAMA
     # Of which attention's are as the square of the columns.
-    assert (9 / 40) ** 2 < padded["flops"]["computed"] / padded["flops"]["given"] < 9 / 40
+    assert (
+        not COUNTS_LLAMA
+        or (9 / 40) ** 2 < padded["flops"]["computed"] / padded["flops"]["given"] < 9 / 40
+    )
     assert rows["CLIPTextModel"]["tokens"] == 77
     assert rows["SiglipVisionModel"]["tokens"] == 4
     assert found["plot"] == str(picture)
@@ -128,6 +133,7 @@ def test_what_is_timed_is_what_was_asked_for(pipeline: Path) -> None:
     ]
 
 
+@pytest.mark.skipif(not COUNTS_LLAMA, reason="LLaMA does not run on the meta device here")
 def test_flops_are_those_of_the_true_size(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--flops", "--dtype", "bfloat16", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
