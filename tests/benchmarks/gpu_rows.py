@@ -7,6 +7,7 @@ import copy
 import functools
 import gc
 import itertools
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -153,8 +154,8 @@ class Bench:
         for name, run in variants.items():
             ms = [1e3 * seconds for seconds in timings.seconds[name]]
             found["variants"][NAMES.get(name, name)] = {
-                "ms": {"median": 1e3 * timings.median(name), "min": min(ms), "max": max(ms)},
-                "over_first": None if name == first else timings.speedup(first, name)._asdict(),
+                "ms": {"median": statistics.median(ms), "min": min(ms), "max": max(ms)},
+                "over_first": None if name == first else timings.speedup(first, name),
                 "kernel": measure.kernel(run),
                 "peak_bytes": measure.peak_bytes(run, self.device),
                 "fetched_bytes": fetching.bytes_of(run) if fetches else None,
