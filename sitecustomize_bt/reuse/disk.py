@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from typing import Any
 VERSION = 1
 
 _DATA, _ABOUT, _PART = ".safetensors", ".json", ".part"
+# Nothing else in the folder is touched: it may be one that the user has other things in.
+_KEY = re.compile(r"[0-9a-f]{40}")
 _ABANDONED = 3600  # seconds after which a file that nobody has finished is nobody's
 _numbers = itertools.count()
 
@@ -52,6 +55,7 @@ class Folder:
 
     def __init__(self, path: str, limit: int) -> None:
         self.path, self.limit = path, limit
+        self._held: int | None = None  # bytes, as far as this process knows
 
     def create(self) -> None:
         """Make the folder, for its user alone, where there is none; raises OSError."""
@@ -65,6 +69,8 @@ class Folder:
             about = json.load(file)
         if not isinstance(about, dict) or about["version"] != VERSION or about["key"] != key:
             raise DamagedError(f"{key} is of another version, or not the one it says it is")
+        if about["seal"] != _seal(about):
+            raise DamagedError(f"{key} says something else than was written")
         return about
 
     def tensors(self, key: str, about: dict[str, Any]) -> dict[str, Any]:
@@ -97,6 +103,7 @@ class Folder:
             "used": now,
             "uses": 0,
         }
+        about["seal"] = _seal(about)
         self._replace(key, _DATA, data)
         self._replace(key, _ABOUT, _json(about))
         return True
@@ -116,8 +123,9 @@ class Folder:
     def keys(self) -> Iterator[str]:
         """Of all entries, in no order; raises OSError."""
         for name in os.listdir(self.path):
-            if name.endswith(_ABOUT) and not name.startswith("."):
-                yield name.removesuffix(_ABOUT)
+            key, ending = os.path.splitext(name)
+            if ending == _ABOUT and _KEY.fullmatch(key):
+                yield key
 
     def kept(self) -> list[Kept]:
         """All entries that can be read, the least recently used first; raises OSError."""
@@ -151,22 +159,34 @@ class Folder:
         return found
 
     def _make_room(self, size: int) -> None:
-        self._sweep()
-        kept = self.kept()
-        total = sum(one.size for one in kept)
-        for one in kept:
-            if total + size <= self.limit:
-                break
-            self.drop(one.key)
-            total -= one.size
+        if self._held is None or self._held + size > self.limit:
+            self._sweep()
+            found = [(used, key, held) for key, (used, held) in self._sizes().items()]
+            self._held = sum(held for _, _, held in found)
+            for _, key, held in sorted(found):
+                if self._held + size <= self.limit:
+                    break
+                self.drop(key)
+                self._held -= held
+        self._held += size
+
+    def _sizes(self) -> dict[str, tuple[float, int]]:
+        """Of each entry, when it was last used (its JSON is written then) and its bytes."""
+        found = {}
+        for key in self.keys():
+            with contextlib.suppress(OSError):
+                used = os.stat(self._file(key, _ABOUT)).st_mtime
+                found[key] = used, os.stat(self._file(key, _DATA)).st_size
+        return found
 
     def _sweep(self) -> None:
         """Remove what a process that was killed has left, and tensors that nothing describes."""
-        now = time.time()
-        names = set(os.listdir(self.path))
+        now, names = time.time(), set(os.listdir(self.path))
         for name in names:
-            is_alone = name.endswith(_DATA) and name.removesuffix(_DATA) + _ABOUT not in names
-            if name.endswith(_PART) or is_alone:
+            key, ending = os.path.splitext(name)
+            is_part = ending == _PART and _KEY.fullmatch(name[1:].partition(".")[0])
+            is_alone = ending == _DATA and _KEY.fullmatch(key) and key + _ABOUT not in names
+            if is_part or is_alone:
                 path = os.path.join(self.path, name)
                 with contextlib.suppress(OSError):
                     if now - os.stat(path).st_mtime > _ABANDONED:
@@ -188,8 +208,14 @@ class Folder:
         return os.path.join(self.path, key + ending)
 
 
+def _seal(about: dict[str, Any]) -> str:
+    """The checksum of what an entry says, but for how often it was used."""
+    said = {name: value for name, value in about.items() if name not in ("used", "uses", "seal")}
+    return _checksum(_json(said))
+
+
 def _json(about: dict[str, Any]) -> bytes:
-    return json.dumps(about).encode("ascii")
+    return json.dumps(about, sort_keys=True).encode("ascii")
 
 
 def _checksum(data: bytes) -> str:

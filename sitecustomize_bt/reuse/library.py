@@ -35,6 +35,7 @@ from .written import CannotWriteError, as_data, entry_of
 
 # Entries that wait to be written: more are not kept.
 _WAITING = 8
+_PATIENCE = 30  # seconds
 
 # How many entries of the folder are looked at for a common prefix, the last used first.
 _LOOKED_AT = 32
@@ -228,7 +229,7 @@ def _feed(digest: Any, part: Any) -> None:
 
 
 # One thread for all models, so that no forward waits for a disk.
-_jobs: queue.Queue[tuple[Any, ...]] = queue.Queue(_WAITING)
+_jobs: queue.Queue[tuple[Any, ...] | None] = queue.Queue(_WAITING)
 _lock = locks.new()
 _writer: threading.Thread | None = None
 
@@ -249,20 +250,26 @@ def _later(job: Any, *args: Any) -> None:
 
 def _work() -> None:
     while True:
-        job, *args = _jobs.get()
+        work = _jobs.get()
+        if work is None:
+            return
+        job, *args = work
+        del work
         try:
             job(*args)
         except FAULTS as error:
             console.fault("an entry was not kept in the folder", error)
         finally:
             del job, args
-            _jobs.task_done()
 
 
 def finish() -> None:
-    """Wait until all that waits is written."""
-    if _writer is not None and _writer.is_alive():
-        _jobs.join()
+    """Wait until all that waits is written, but no longer than a slow disk deserves."""
+    writer = _writer
+    if writer is not None and writer.is_alive():
+        with contextlib.suppress(queue.Full):
+            _jobs.put(None, timeout=_PATIENCE)
+            writer.join(_PATIENCE)
 
 
 def _in_forked_child() -> None:
