@@ -235,7 +235,7 @@ def test_every_value_of_a_variable_is_understood() -> None:
     given = set(re.findall(r"\b(FRAMEPACK_\w+)=([^\s`|;']+)", readme.text()))
     assert len(given) > 8
     variables = {value for value in vars(settings).values() if str(value).startswith("FRAMEPACK_")}
-    for name, value in given - {("FRAMEPACK_...", "...")}:
+    for name, value in given:
         assert name in variables
         asked = settings.read({settings.ENABLE: "1", name: value}, ["program.py"])
         assert asked.warnings == ()
