@@ -77,11 +77,13 @@ def test_all_but_figures_is_as_shown(printed: dict[str, str], name: str) -> None
 def test_the_picture_is_made_by_the_command_shown() -> None:
     commands = [command for command, _ in of("bench")]
     assert f"sitecustomize-bt bench --plot {transcripts.PICTURE}" in commands
-    assert f"({transcripts.PICTURE.name})" in PAGE
+    assert re.search(rf'[("]{transcripts.PICTURE.name}[)"]', PAGE)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"({transcripts.PICTURE})" in readme
+    # As Markdown has it, or in a <picture> beside the dark one.
+    assert re.search(rf'[("]{transcripts.PICTURE}[)"]', readme)
     assert f"({transcripts.PAGE.relative_to(ROOT)})" in readme
-    assert (ROOT / transcripts.PICTURE).read_bytes().startswith(b"\x89PNG")
+    for picture in (transcripts.PICTURE, transcripts.DARK):
+        assert (ROOT / picture).read_bytes().startswith(b"\x89PNG")
 
 
 # What --json prints

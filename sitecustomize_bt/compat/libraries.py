@@ -30,6 +30,7 @@ _MODULE = "torch.nn.modules.module"
 _DECORATORS = (
     *("transformers.", "peft.", "bitsandbytes.", "optimum.quanto."),
     *("torch.utils.", "torch.autograd.", "torch.nn.", "torch.amp.", "torch.cuda.amp."),
+    "contextlib",
 )
 
 # Whose hooks fetch weights and otherwise hand on what they are given.

@@ -169,6 +169,12 @@ def plain_attribute(config: Any, name: str, default: Any) -> Any:
         return default
 
 
+def config_content(config: Any) -> dict[str, Any]:
+    """What a config says, but for where it was loaded from; empty if it is no config."""
+    values = config.to_dict() if is_config(config) else {}
+    return {name: value for name, value in values.items() if name != "_name_or_path"}
+
+
 def is_config(value: Any) -> bool:
     """Whether ``value`` is a config object."""
     return hasattr(type(value), "model_type") and hasattr(value, "to_dict")

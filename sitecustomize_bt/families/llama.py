@@ -38,6 +38,7 @@ ADAPTER = Text(
 _TRUE = {
     "hidden_size": 4096,
     "intermediate_size": 14336,
+    "num_hidden_layers": 32,
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
     "vocab_size": 1024,  # the real 128,320 rows are looked up, not computed

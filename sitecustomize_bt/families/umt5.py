@@ -27,6 +27,13 @@ ADAPTER = Text(
 )
 
 # XXL, whose 256,384 rows are looked up and not computed; the reduced one has heads as wide.
-_TRUE = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_heads": 64, "vocab_size": 1024}
-_REDUCED = {"d_model": 512, "d_kv": 64, "d_ff": 1280, "num_heads": 8, "vocab_size": 1024}
+_TRUE = {
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "vocab_size": 1024,
+}
+_REDUCED = {**_TRUE, "d_model": 512, "d_ff": 1280, "num_heads": 8}
 SIZES = Sizes("UMT5EncoderModel", "UMT5Config", _TRUE, _REDUCED, layers="num_layers")

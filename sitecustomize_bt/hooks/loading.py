@@ -30,7 +30,7 @@ def install() -> None:
 
 
 def _wrap_base(module: ModuleType) -> None:
-    base = getattr(module, "PreTrainedModel", None)
+    base = getattr(module, "PreTrainedModel", object)
     for method, wrapper in ((_METHOD, _hold_parts), (BUILD, _build)):
         if method in vars(base):
             ledger.replace(base, method, functools.partial(Wrapper, vars(base)[method], wrapper))

@@ -35,7 +35,7 @@ class Attributes:
         seen: set[int] = set()
         for index, (part, own) in enumerate(zip(parts, owns, strict=True)):
             names = tuple(sorted(own.keys() - _IGNORED))
-            if type(part) is torch.nn.Linear and _OF_LINEAR.issuperset(names):
+            if framepack.own_class(part) is torch.nn.Linear and _OF_LINEAR.issuperset(names):
                 continue
             self._getters.append((index, operator.itemgetter(*names)))
             self._names.append(names)

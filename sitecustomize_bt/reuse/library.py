@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..compat.transformers import attention_of
+from ..compat.transformers import attention_of, config_content
 from ..core import console, locks
 from ..core.decision import Decision
 from ..forward import guards
@@ -195,9 +195,7 @@ def open_folder(path: str, limit: int) -> Folder | None:
 def _about(model: torch.nn.Module) -> tuple[str, ...]:
     """What else the outputs depend on: class, config, and whose code computes them."""
     config: Any = getattr(model, "config", None)
-    values = config.to_dict() if hasattr(config, "to_dict") else {}
-    # Where it was loaded from is not what it is.
-    values = {name: value for name, value in values.items() if name != "_name_or_path"}
+    values = config_content(config)
     versions = [str(getattr(sys.modules.get(name), "__version__", "")) for name in _LIBRARIES]
     built = (str(torch.version.cuda), str(torch.version.hip))
     attention = str(attention_of(config))

@@ -49,10 +49,10 @@ def missing(device: str) -> str:
 
 def surroundings(device: str) -> dict[str, Any]:
     """What the figures belong to."""
-    from sitecustomize_bt.cli.bench import timing
+    from sitecustomize_bt.cli.bench import report
 
     torch: Any = sys.modules["torch"]
-    found = timing.surroundings(device)
+    found = report.surroundings(device)
     found |= {"python": platform.python_version(), "cuda": torch.version.cuda}
     try:
         found["accelerate"] = importlib.import_module("accelerate").__version__

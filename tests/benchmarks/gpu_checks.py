@@ -18,10 +18,11 @@ from typing import Any
 import fetching
 import tiny
 import torch
-from sitecustomize_bt.cli.verify.inputs import PADDED, Case
 
 import sitecustomize_bt
-from sitecustomize_bt.cli.bench import probe
+from sitecustomize_bt.cli.bench import measure
+from sitecustomize_bt.cli.inputs import PADDED
+from sitecustomize_bt.cli.verify.cases import Case
 from sitecustomize_bt.cli.verify.compare import Rule, Run, compare, floats
 from sitecustomize_bt.compat.torch import CALL_PLACE
 from sitecustomize_bt.compat.transformers import CACHES, cache_pairs
@@ -35,7 +36,7 @@ from sitecustomize_bt.startup.settings import BACKENDS, OFFLOAD, REUSE
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PROMPTS = tuple(row.name for row in ENCODERS if row.skips_padding)
-REUSED = tuple(row.name for row in ENCODERS if row.reuses)
+REUSED = tuple(row.name for row in ENCODERS if row.encodes)
 OTHERS = tuple(row.name for row in ENCODERS if row.given is not Given.PROMPT)
 UNIFORM = ("right", "left", "both")  # padding that has to be skipped
 KINDS = (*UNIFORM, "ragged right", "ragged left", "ragged", "an empty row", "ones", "holes")
@@ -406,7 +407,7 @@ def _flags_and_kernel(device: str, asked: str, inside: dict[str, bool]) -> str:
         raise KeyboardInterrupt
 
     with torch.no_grad():
-        kernel = probe.kernel(lambda: model(**given))
+        kernel = measure.kernel(lambda: model(**given))
         embedding = next(m for m in model.modules() if isinstance(m, torch.nn.Embedding))
         looking = embedding.register_forward_hook(look)
         model(**given)

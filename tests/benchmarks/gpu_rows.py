@@ -7,6 +7,7 @@ import copy
 import functools
 import gc
 import itertools
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ import own_cost
 import torch
 import transformers
 from gpu_checks import CheckFailedError, require, variables
-from sitecustomize_bt.cli.bench.sources import Source
-from sitecustomize_bt.cli.bench.timing import Variants, in_turns, synchronize
-from sitecustomize_bt.cli.bench.twins import Twins
 
 import sitecustomize_bt
-from sitecustomize_bt.cli.bench import inputs, probe
+from sitecustomize_bt.cli.bench import measure
+from sitecustomize_bt.cli.bench import rows as benched
+from sitecustomize_bt.cli.bench.measure import Variants, in_turns, synchronize
+from sitecustomize_bt.cli.bench.models import Source, Twins
 from sitecustomize_bt.cli.bench.reuse import ReuseRows
+from sitecustomize_bt.cli.inputs import PADDED
 from sitecustomize_bt.families.table import row_named
 from sitecustomize_bt.model import apply
 from sitecustomize_bt.startup.settings import OFFLOAD, REUSE
@@ -152,10 +154,10 @@ class Bench:
         for name, run in variants.items():
             ms = [1e3 * seconds for seconds in timings.seconds[name]]
             found["variants"][NAMES.get(name, name)] = {
-                "ms": {"median": 1e3 * timings.median(name), "min": min(ms), "max": max(ms)},
-                "over_first": None if name == first else timings.speedup(first, name)._asdict(),
-                "kernel": probe.kernel(run),
-                "peak_bytes": probe.peak_bytes(run, self.device),
+                "ms": {"median": statistics.median(ms), "min": min(ms), "max": max(ms)},
+                "over_first": None if name == first else timings.speedup(first, name),
+                "kernel": measure.kernel(run),
+                "peak_bytes": measure.peak_bytes(run, self.device),
                 "fetched_bytes": fetching.bytes_of(run) if fetches else None,
             }
         return found
@@ -222,7 +224,7 @@ def true_size_is_exact(bench: Bench) -> str:
         kept, before = given["attention_mask"].bool(), twins.passed_through()
         truths = _last_states(reference, given)
         padded = _last_states(twins.default, given)
-        alone = _last_states(twins.default, inputs.unpadded(given))
+        alone = _last_states(twins.default, benched.unpadded(given))
         found = _last_states(twins.models["accelerated"], given)
         require(twins.passed_through() == before, f"{what}: padding was computed")
         errors = []
@@ -255,20 +257,19 @@ def _error(found: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 def _prompt(bench: Bench, batch: int, real: int, side: str = "right") -> dict[str, Any]:
-    vocabulary = bench.llama.default.config.vocab_size
     torch.manual_seed(real)
-    return inputs.prompt(batch, real, side, bench.device, vocabulary=vocabulary)
+    return benched.prompt(bench.llama.default, real, side=side, batch=batch)
 
 
 def _llama(bench: Bench, batch: int, real: int, names: tuple[str, ...]) -> Figures:
     twins = bench.llama
     given = _prompt(bench, batch, real)
     runs = twins.forwards(given)
-    runs["bound"] = twins.forwards(inputs.unpadded(given))["default"]
+    runs["bound"] = twins.forwards(benched.unpadded(given))["default"]
     before = twins.passed_through()
     found = bench.figures({name: runs[name] for name in names})
     computed = twins.passed_through() - before
-    if real < inputs.PADDED and computed:
+    if real < PADDED and computed:
         raise CheckFailedError(f"padding was computed: {', '.join(computed)}")
     return found
 
@@ -277,7 +278,7 @@ def _fixed(bench: Bench, name: str) -> Figures:
     row = row_named(name)
     assert row is not None
     twins = Twins(bench.build(name))
-    given, _, _ = inputs.fixed(row.given, twins.default)
+    given, _, _ = benched.fixed(Source(name, row, lambda device, dtype: twins.default), twins)
     runs = twins.forwards(given)
     return bench.figures({key: runs[key] for key in ("default", "accelerated", "eager")})
 
@@ -295,7 +296,8 @@ def _reuse(bench: Bench, number: int) -> Figures:
     assert row is not None
     source = Source("LLaMA", row, lambda device, dtype: bench.llama.default)
     rows = ReuseRows(bench.options, [source], [bench.options.dtype]).rows(source, bench.reusing)
-    return bench.figures(list(rows)[number].variants)
+    variants = list(rows)[number].variants
+    return bench.figures({name: variants[name] for name in ReuseRows.variants})
 
 
 def _host_cost(bench: Bench, layers: int, mask: str) -> Figures:
@@ -341,11 +343,11 @@ def plan(options: argparse.Namespace) -> list[Row]:
     cases = [(1, 140), (1, 351), (1, 60), (4, 140), (4, 351), (4, 60)]
 
     def llama(batch: int, real: int, names: tuple[str, ...], more: str = "") -> Row:
-        name = f"{whole}, {real} of {inputs.PADDED} real, batch {batch}{more}"
+        name = f"{whole}, {real} of {PADDED} real, batch {batch}{more}"
         return Row(name, functools.partial(_llama, batch=batch, real=real, names=names))
 
     def offloaded(who: str, real: int) -> Row:
-        name = f"{part}, {who}, {real} of {inputs.PADDED} real"
+        name = f"{part}, {who}, {real} of {PADDED} real"
         return Row(name, functools.partial(_offloaded, who=who, real=real))
 
     def cost(layers: int, mask: str) -> Row:
@@ -353,7 +355,7 @@ def plan(options: argparse.Namespace) -> list[Row]:
         return Row(name, functools.partial(_host_cost, layers=layers, mask=mask))
 
     def reuse(number: int, what: str) -> Row:
-        name = f"{whole}, 140 of {inputs.PADDED} real, {what}"
+        name = f"{whole}, 140 of {PADDED} real, {what}"
         return Row(name, functools.partial(_reuse, number=number))
 
     return [

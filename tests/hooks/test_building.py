@@ -148,8 +148,11 @@ def test_filled_and_then_offloaded_is_left_alone(models: Path) -> None:
     model = fill(built(), models)
     assert apply.applied_to(model)
     accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
-    assert apply.applied_to(model) is None
-    assert last_decision().reason is Reason.OFFLOADED
+    decision = apply.applied_to(model)
+    assert decision is not None
+    assert decision.attention.reason is Reason.OFFLOADED
+    assert {name for name, one in decision.outcomes.items() if one.on} == {"reuse"}
+    assert last_decision() is decision
 
 
 def test_half_on_the_meta_device_is_offloaded() -> None:

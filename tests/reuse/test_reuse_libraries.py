@@ -189,12 +189,16 @@ def test_a_swapper_like_framepacks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def _noting(original: Callable[..., Any], moves: list[int], ids: set[int]) -> Callable[..., Any]:
-    def to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if id(tensor) in ids:
-            moves.append(id(tensor))
-        return original(tensor, *args, **kwargs)
-
-    return to
+    """As if it were torch's own: nothing is reused where somebody has replaced that."""
+    space = {"__name__": "torch._tensor", "original": original, "moves": moves, "ids": ids}
+    exec(
+        "def to(tensor, *args, **kwargs):\n"
+        "    if id(tensor) in ids: moves.append(id(tensor))\n"
+        "    return original(tensor, *args, **kwargs)\n",
+        space,
+    )
+    found: Any = space["to"]
+    return found
 
 
 def test_the_guard_leaves_exact_repeats(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ import torch
 from restarts import Restarts, counts, encode, restarts
 from swapper import SWAPPER
 
+import sitecustomize_bt
 from sitecustomize_bt.model.apply import applied_to
+from sitecustomize_bt.startup import settings
 
 __all__ = ["restarts"]  # a fixture
 
@@ -21,9 +25,8 @@ CPU = torch.device("cpu")
 
 def _swapped(model: Any) -> list[int]:
     fetched: list[int] = []
-    space: dict[str, Any] = {"__name__": "diffusers_helper.memory"}
-    exec(SWAPPER, space)
-    space["DynamicSwapInstaller"].install_model(model, device=CPU)
+    memory = importlib.import_module("diffusers_helper.memory")
+    memory.DynamicSwapInstaller.install_model(model, device=CPU)
     for module in model.modules():
         if module._parameters:
             cls = type(module)
@@ -67,11 +70,24 @@ WAYS: dict[str, Callable[[Any], list[int]]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def framepack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its helpers, as far as they swap."""
+    folder = tmp_path / "host" / "diffusers_helper"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (folder / "memory.py").write_text(SWAPPER)
+    monkeypatch.syspath_prepend(str(folder.parent))
+    for name in ("diffusers_helper", "diffusers_helper.memory"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_known_prompt_fetches_no_weight(way: str, restarts: Restarts) -> None:
     model = restarts.load()
     WAYS[way](model)
     first = encode(model)
+    assert (counts(model).why_no_folder, counts(model).passed_through) == ("", {})
     assert len(restarts.entries()) == 1
     model = restarts.load()
     fetched = WAYS[way](model)
@@ -112,9 +128,6 @@ def test_layers_that_have_swapped_their_weights(restarts: Restarts) -> None:
 def test_a_model_without_reuse_is_told_what_would_help(
     restarts: Restarts, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    import sitecustomize_bt
-    from sitecustomize_bt.startup import settings
-
     monkeypatch.delenv(settings.REUSE_DIR)
     sitecustomize_bt.uninstall()
     sitecustomize_bt.install()

@@ -45,8 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--padding-side", nargs="+", **sides, help="right, left or both (default: right)")
     add("--runs", **number, default=5, help="timed turns (default: %(default)s)")
     add("--memory", action="store_true", help="peak memory of one forward as well")
-    add("--plot", metavar="FILE", help="draw the table: .png, .svg or .pdf (needs matplotlib)")
-    add("--reuse", action="store_true", help="instead, what encode reuse brings")
+    plotted = "draw the table: .png, .svg or .pdf, and beside it NAME-dark (needs matplotlib)"
+    add("--plot", metavar="FILE", help=plotted)
+    instead = parser.add_mutually_exclusive_group().add_argument
+    instead("--reuse", action="store_true", help="instead, what encode reuse brings")
+    flops = "instead of timing, count the FLOPs at the true size, all layers, on the meta device; "
+    flops += "what the hook computes is counted as the untouched model given those columns alone"
+    instead("--flops", action="store_true", help=flops)
 
 
 def run(options: argparse.Namespace) -> CommandOutcome:
@@ -54,18 +59,22 @@ def run(options: argparse.Namespace) -> CommandOutcome:
 
     JSON: ``when``, ``device``, ``device_name``, ``threads``, ``torch``, ``transformers``,
     ``sitecustomize_bt``, ``widths`` (reduced, real or saved), ``models`` (the folder, or null),
-    ``runs``, ``left_out`` (sentences), ``plot`` (the file written, or null), and ``rows``: what was
-    timed (``component``, ``what``, ``encoder``, ``model_class``, ``dtype``, ``batch``, ``tokens``,
-    ``layers``, ``padded_to``, ``padding_side``), ``ms`` (median by variant: eager, default,
-    accelerated; for prompts also bound, the default given only the real tokens),
-    ``over_default``, ``over_eager``, ``bound_over_default`` (min, median and max of the turns' own
-    ratios), ``kernel`` (by variant), ``peak_bytes`` (by variant, with ``--memory``; beyond what was
-    there before the forward) and ``passed_through`` (why padding was computed all the same; else
-    empty).
+    ``runs``, ``left_out`` (sentences), ``plot`` (the file written, with NAME-dark beside it; or
+    null), and ``rows``: what was timed (``component``, ``what``, ``encoder``, ``model_class``,
+    ``dtype``, ``batch``, ``tokens``, ``layers``, ``padded_to``, ``padding_side``), ``ms`` (median
+    by variant: eager, default, accelerated; for prompts and the encode phase also bound, the
+    default given only the real tokens), ``over_default``, ``over_eager``, ``bound_over_default``,
+    ``share_of_bound`` (the bound's time by the accelerated one's; where nothing is padded the bound
+    is the default; min, median and max of the turns' own ratios), ``flops`` (``given`` and
+    ``computed``; null where this transformers cannot run the model on the meta device),
+    ``weight_bytes`` (read by the row's forwards), ``kernel`` (by variant),
+    ``peak_bytes`` (by variant, with ``--memory``; beyond what was there before the forward) and
+    ``passed_through`` (why padding was computed all the same; else empty).
 
     With ``--reuse`` there are ``layers`` (as given) and no ``plot``, and the ``rows`` are
-    ``component``, ``what``, ``dtype``, ``ms`` (default, accelerated without reuse, reused),
-    ``over_default`` and ``over_accelerated``.
+    ``component``, ``what``, ``dtype``, ``ms`` (default, accelerated without reuse, reused; bound
+    where nothing is known), ``over_default``, ``over_accelerated`` and ``share_of_bound``. With
+    ``--flops`` they have no times, kernels and peaks, and there is no ``plot``.
     """
     _check(options)
     target = plot.check(options.plot) if options.plot is not None else None
@@ -77,6 +86,8 @@ def run(options: argparse.Namespace) -> CommandOutcome:
         torch.cuda.set_device(options.device)
     with torch.no_grad():
         data = _measured(options)
+    if options.flops:
+        return CommandOutcome(finding=False, data=data, blocks=report.of_counts(data))
     if options.reuse:
         data["layers"] = options.layers
         return CommandOutcome(finding=False, data=data, blocks=report.of_reuse(data))
@@ -90,22 +101,25 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
     """All rows, and what they are of."""
     from . import models
     from .reuse import ReuseRows
-    from .rows import EncoderRows
+    from .rows import CountedRows, EncoderRows
 
     left_out: list[str] = []
     if options.models is None:
-        layers = options.layers or _LAYERS
-        sources = models.of_table(options.encoder, options.real_shapes, layers)
+        # What is counted is of the true size, and needs no other to be built.
+        real, layers = (False, 1) if options.flops else (options.real_shapes, options.layers)
+        sources = models.of_table(options.encoder, real, layers or _LAYERS)
     else:
         sources, left_out = models.of_folder(Path(options.models), options.encoder)
     own = None if options.models is not None else "float32"
     dtypes = list(dict.fromkeys(options.dtype or [own]))
-    plan = (ReuseRows if options.reuse else EncoderRows)(options, sources, dtypes)
+    kind = ReuseRows if options.reuse else CountedRows if options.flops else EncoderRows
+    plan = kind(options, sources, dtypes)
+    true_widths = options.real_shapes or options.flops
     with screen.progress("bench", plan.steps) as step:
         rows = list(plan.measure(step))
     return {
         **report.surroundings(options.device),
-        "widths": "saved" if options.models else "real" if options.real_shapes else "reduced",
+        "widths": "saved" if options.models else "real" if true_widths else "reduced",
         "models": options.models,
         "runs": options.runs,
         "left_out": left_out,
@@ -132,7 +146,8 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.models is not None and options.layers is not None:
         raise WrongUseError("--layers: the models of --models have as many as they have")
-    if options.reuse and (options.plot or options.memory):
-        raise WrongUseError("--reuse: takes no --plot or --memory")
+    for name, given in (("--reuse", options.reuse), ("--flops", options.flops)):
+        if given and (options.plot or options.memory):
+            raise WrongUseError(f"{name}: takes no --plot or --memory")
     if not _DEVICE.fullmatch(options.device):
         raise WrongUseError(f"--device {options.device}: has to be cpu, cuda or cuda:N")

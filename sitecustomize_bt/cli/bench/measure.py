@@ -48,10 +48,10 @@ def in_turns(variants: Variants, turns: int, warm_up: int = 1) -> Timings:
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-warm_up, turns):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            _synchronize()
+            synchronize()
             start = time.perf_counter()
             variants[name]()
-            _synchronize()
+            synchronize()
             if turn >= 0:
                 seconds[name].append(time.perf_counter() - start)
     return Timings(seconds)
@@ -68,11 +68,11 @@ def kernel(forward: Forward) -> str:
 def peak_bytes(forward: Forward, device: str) -> int:
     """The most that one forward holds at a time, beyond what was allocated before it."""
     if device.startswith("cuda"):
-        _synchronize()
+        synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         forward()
-        _synchronize()
+        synchronize()
         return int(torch.cuda.max_memory_allocated() - before)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         forward()
@@ -81,7 +81,7 @@ def peak_bytes(forward: Forward, device: str) -> int:
     return int(max(itertools.accumulate((e.nbytes() for e in changes), initial=0)))
 
 
-def _synchronize() -> None:
+def synchronize() -> None:
     """Wait for the GPU, where there is one in use."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()

@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from ...compat import transformers as compat
+from ...core.counts import PaddingCounts
 from ...families import table
 from ...families.table import Encoder, Given, Sizes
 from ...model import apply, asked_attention, attention
@@ -53,6 +55,11 @@ def of_table(encoder: str, real: bool, layers: int) -> list[Source]:
     return found
 
 
+def full_size(row: Encoder, layers: int | None, dtype: str | None) -> Any:
+    """A model of the true size, all of its layers unless ``layers`` says how many, no weights."""
+    return _random_model(row.sizes, True, layers, "meta", dtype)
+
+
 def of_folder(folder: Path, encoder: str) -> tuple[list[Source], list[str]]:
     """The folder's models (of one family, or ``all``), and a sentence on each that is left out."""
     found, left_out = [], []
@@ -86,36 +93,83 @@ def of_phase(sources: list[Source]) -> list[Source]:
     return [source for source in sources if source in first.values()] if whole else []
 
 
-def _random_model(sizes: Sizes, real: bool, layers: int, device: str, dtype: str | None) -> Any:
+def _random_model(
+    sizes: Sizes, real: bool, layers: int | None, device: str, dtype: str | None
+) -> Any:
     _, transformers = saved_models.libraries()
     values = dict(sizes.true if real else sizes.reduced)
-    if sizes.layers:
+    if sizes.layers and layers is not None:
         values[sizes.layers] = layers
     config = getattr(transformers, sizes.config)(**values)
     torch.manual_seed(0)
-    with torch.device(device):
-        model = getattr(transformers, sizes.name)(config)
-    return model.to(device, getattr(torch, dtype or "float32")).eval()
+    return _built(getattr(transformers, sizes.name), config, device, dtype or "float32")
+
+
+def _built(cls: Any, config: Any, device: str, dtype: str) -> Any:
+    before = torch.get_default_dtype()
+    # Built in float32 and cast, it would take three times the memory of its weights in bfloat16.
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        with torch.device(device):
+            return cls(config).eval()
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _saved_model(saved: saved_models.SavedModel, device: str, dtype: str | None) -> Any:
     return saved_models.load(saved, None, dtype or saved.dtype, device)
 
 
+class Work(NamedTuple):
+    """What a forward takes: FLOPs given and computed (see ``flops``), bytes of weights read."""
+
+    given: int | None
+    computed: int | None
+    weight_bytes: int
+
+
+def flops(model: Any, given: dict[str, Any]) -> int | None:
+    """The FLOPs of ``model``'s forward, which is on the meta device and computes nothing.
+
+    None where it cannot run there: LLaMA of transformers 4 asks for the device's autocast.
+
+    Of the shapes of ``given`` alone: a mask saves no FLOPs. The hook would step aside for the mode
+    that counts, so what it computes is counted as an untouched model given those columns.
+    """
+    empty = {
+        name: torch.empty_like(value, device="meta")
+        for name, value in given.items()
+        if isinstance(value, torch.Tensor) and name != "attention_mask"
+    }
+    try:
+        with FlopCounterMode(display=False) as counter:
+            model(**empty)
+    except RuntimeError:
+        return None
+    return int(counter.get_total_flops())
+
+
 class Twins:
     """One model several ways, all of which share every parameter: ``models``, by variant.
 
     ``default``: as it was given, untouched. ``eager``: untouched, with eager attention.
-    ``accelerated``: with the hook. ``reused``: with the hook and encode reuse.
+    ``accelerated``: with the hook. ``reused``: with the hook and encode reuse. ``counted``: on the
+    meta device, without weights; its FLOPs are counted. By default it is of the same size.
     """
 
     def __init__(
-        self, default: Any, variants: tuple[str, ...] = ("eager", "default", "accelerated")
+        self,
+        default: Any,
+        variants: tuple[str, ...] = ("eager", "default", "accelerated"),
+        counted: Any = None,
     ) -> None:
         row = table.row_of(type(default))
         if row is None:
             raise FailedError(f"{type(default).__name__} is not accelerated")
         self.default = default
+        self.counted = counted
+        if counted is None:
+            self.counted = _built(type(default), default.config, "meta", self.dtype)
         self.models = {name: self._variant(row, name) for name in variants}
 
     @property
@@ -129,9 +183,22 @@ class Twins:
 
     def passed_through(self) -> Counter[str]:
         """How often the accelerated one has computed all that it was given, by the reason."""
-        counts = apply.activity_of(self.models["accelerated"]).padding
-        passed = counts.passed_through if counts else {}
-        return Counter({reason.value: number for reason, number in passed.items()})
+        counts = self._padding()
+        return Counter({reason.value: number for reason, number in counts.passed_through.items()})
+
+    def work(self, given: dict[str, Any]) -> Work:
+        """What one forward takes; the accelerated one runs, to see which columns it computes."""
+        before = self._padding().tokens_computed
+        self.models["accelerated"](**given)
+        computed, whole = self._padding().tokens_computed - before, flops(self.counted, given)
+        if computed:  # it counts the tokens of models whose padding it may skip alone
+            columns = computed // len(given["input_ids"])
+            given = {"input_ids": given["input_ids"][:, :columns]}
+        weights = sum(one.nbytes for one in self.counted.parameters())
+        return Work(whole, flops(self.counted, given), weights)
+
+    def _padding(self) -> PaddingCounts:
+        return apply.activity_of(self.models["accelerated"]).padding or PaddingCounts()
 
     def _variant(self, row: Encoder, name: str) -> Any:
         if name == "default":

@@ -1,31 +1,47 @@
-"""The table of ``bench`` as a picture: times by component, speed-up by real tokens."""
+"""The table of ``bench`` as a picture, light and dark: times, and speed-up by real tokens."""
 
 from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..outcome import FailedError, WrongUseError
 from . import report
+
+Rows = list[dict[str, Any]]
 
 # The kinds of file; two pictures of the same data do not differ in their date.
 METADATA = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 # Okabe and Ito's colours, which stay apart for every kind of colour vision.
 VARIANTS = {
-    "eager": ("eager", "#999999"),
-    "default": ("transformers' default", "#56B4E9"),
-    "accelerated": ("accelerated", "#D55E00"),
+    "default": ("before: transformers' default", "#56B4E9"),
+    "accelerated": ("after: accelerated", "#D55E00"),
 }
-_SPEEDUP = "#A34700"  # the accelerated one's, dark enough for small letters
+_BAR = 0.38  # of the room of a component
+
+
+class Look(NamedTuple):
+    """The colours of a picture: what it stands on, letters and lines, what is said beside."""
+
+    paper: str
+    ink: str
+    faint: str
+    speedup: str
+
+
+# As GitHub's pages are, light and dark.
+_LIGHT = Look(paper="#FFFFFF", ink="#1F2328", faint="#59636E", speedup="#A34700")
+_DARK = Look(paper="#0D1117", ink="#E6EDF3", faint="#9198A1", speedup="#FF9A4D")
+_INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 
 _RC = {
     # Text stays text in an SVG, and its ids do not differ between two of the same data.
     "svg.fonttype": "none",
     "svg.hashsalt": "sitecustomize_bt",
-    "font.size": 9,
-    "axes.titlesize": 11,
+    "font.size": 15,  # legible at half the size
+    "axes.titlesize": 17,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -38,14 +54,16 @@ def check(name: str) -> Path:
     path = Path(name)
     if path.suffix.lower() not in METADATA:
         raise WrongUseError(f"--plot {name}: has to end in {', '.join(METADATA)}")
-    there = path.exists()
-    try:
-        with path.open("ab"):
-            pass
-        if not there:
-            path.unlink()
-    except OSError as error:
-        raise WrongUseError(f"--plot {name}: cannot be written ({error.strerror})") from error
+    for target in (path, dark(path)):
+        there = target.exists()
+        try:
+            with target.open("ab"):
+                pass
+            if not there:
+                target.unlink()
+        except OSError as error:
+            problem = f"{target} cannot be written ({error.strerror})"
+            raise WrongUseError(f"--plot {name}: {problem}") from error
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
@@ -55,32 +73,48 @@ def check(name: str) -> Path:
     return path
 
 
+def dark(path: Path) -> Path:
+    """Where the dark variant of the picture ``path`` is drawn."""
+    return path.with_stem(f"{path.stem}-dark")
+
+
 def draw(data: dict[str, Any], path: Path) -> None:
-    """Draw what ``bench --json`` prints: of each model the first dtype, batch and side."""
+    """Draw what ``bench --json`` prints, light and dark: of each model the first dtype and side."""
     import matplotlib
-    from matplotlib.figure import Figure  # without pyplot no display is looked for
 
     first = {row["component"]: row for row in reversed(data["rows"])}
     rows = [row for row in data["rows"] if first[row["component"]] is row]
     prompts = _series([row for row in rows if row["padded_to"] is not None])
     bars = [row for row in rows if row["padded_to"] is None or row in prompts]
-    dtypes = " and ".join(dict.fromkeys(row["dtype"] for row in rows))
-    about = f"{report.widths(data)}, {dtypes}. {' '.join(report.notes(data).splitlines())}"
-    with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(12, 5), dpi=100, layout="constrained")
-        ratios = {"width_ratios": (3, 2) if prompts else (1,)}
-        axes = figure.subplots(1, 2 if prompts else 1, squeeze=False, gridspec_kw=ratios)[0]
-        _times(axes[0], bars)
-        if prompts:
-            _speedups(axes[1], prompts)
-        figure.supxlabel(textwrap.fill(about, 200), x=0.01, ha="left", size=8, color="#444444")
-        try:
-            figure.savefig(path, metadata=METADATA[path.suffix.lower()])
-        except OSError as error:
-            raise FailedError(f"{path} could not be written: {error.strerror}") from error
+    for target, look in ((path, _LIGHT), (dark(path), _DARK)):
+        colours = dict.fromkeys(_INKED, look.ink)
+        with matplotlib.rc_context({**_RC, **colours, "savefig.facecolor": look.paper}):
+            figure = _figure(data, bars, prompts, look)
+            try:
+                figure.savefig(target, metadata=METADATA[target.suffix.lower()])
+            except OSError as error:
+                raise FailedError(f"{target} could not be written: {error.strerror}") from error
 
 
-def _series(prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _figure(data: dict[str, Any], bars: Rows, prompts: Rows, look: Look) -> Any:
+    from matplotlib.figure import Figure  # without pyplot no display is looked for
+
+    figure = Figure(figsize=(14, 2.6 + 0.62 * len(bars)), dpi=100, layout="constrained")
+    ratios = {"width_ratios": (8, 5) if prompts else (1,)}
+    axes = figure.subplots(1, 2 if prompts else 1, squeeze=False, gridspec_kw=ratios)[0]
+    for one in axes:
+        one.set_facecolor(look.paper)
+    _times(axes[0], bars, look)
+    figure.legend(loc="outside upper left", ncols=3)
+    if prompts:
+        _speedups(axes[1], prompts, look)
+    dtypes = " and ".join(dict.fromkeys(row["dtype"] for row in bars))
+    about = f"{report.widths(data)}, {dtypes}. {report.where(data)}"
+    figure.supxlabel(textwrap.fill(about, 130), x=0.01, ha="left", size=13, color=look.faint)
+    return figure
+
+
+def _series(prompts: Rows) -> Rows:
     """The rows that differ from the first in their tokens alone, fewest first."""
     alike = ("batch", "model_class", "dtype")
     by_tokens = {
@@ -93,42 +127,58 @@ def _series(prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [by_tokens[tokens] for tokens in sorted(by_tokens)]
 
 
-def _times(axes: Any, rows: list[dict[str, Any]]) -> None:
-    width = 0.8 / len(VARIANTS)
-    for index, (variant, (label, colour)) in enumerate(VARIANTS.items()):
-        places = [place + (index - 1) * width for place in range(len(rows))]
+def _times(axes: Any, rows: Rows, look: Look) -> None:
+    """Two bars for each component, and the time of its real tokens alone as a thin line."""
+    places = range(len(rows))
+    for (label, colour), variant, side in zip(VARIANTS.values(), VARIANTS, (-1, 1), strict=True):
         times = [row["ms"][variant] for row in rows]
-        bars = axes.bar(places, times, width, color=colour, label=label)
-        # A short forward beside a long one is a bar of no height.
-        axes.bar_label(bars, map(report.number, times), padding=1, fontsize=7)
-    for place, row in enumerate(rows):
-        text = "{median:.2f}x\n({min:.1f}-{max:.1f})".format(**row["over_default"])
-        top = (place, max(row["ms"][variant] for variant in VARIANTS))
-        above = {"xytext": (0, 12), "textcoords": "offset points", "ha": "center"}
-        axes.annotate(text, top, **above, fontsize=8, color=_SPEEDUP)
-    labels = [textwrap.fill(row["component"], 9, break_long_words=False) for row in rows]
-    axes.set_xticks(range(len(rows)), labels)
-    axes.margins(y=0.2)
-    title = "One forward; how many times as fast as the default (min-max)"
-    axes.set(ylabel="ms", title=title)
-    axes.legend()
+        where = [place + side * _BAR / 2 for place in places]
+        axes.barh(where, times, _BAR, color=colour, label=label)
+        # A short forward beside a long one is a bar of no length.
+        for row, spot, time in zip(rows, where, times, strict=True):
+            free = (max(time, _bound(row) or 0), spot)  # right of the line as well
+            beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(report.number(time), free, fontsize=13, color=look.ink, **beside)
+    bounds = [(place, row) for place, row in zip(places, rows, strict=True) if _bound(row)]
+    if bounds:
+        at, lengths = zip(*((place, _bound(row)) for place, row in bounds), strict=True)
+        ends = ([place - _BAR for place in at], [place + _BAR for place in at])
+        axes.vlines(lengths, *ends, color=look.ink, lw=2, label="only its real tokens (bound)")
+    right = axes.get_yaxis_transform()
+    for place, row in zip(places, rows, strict=True):
+        text = f"{row['over_default']['median']:.2f}x"
+        said = {"color": look.speedup, "ha": "right", "va": "center", "weight": "bold"}
+        axes.text(1, place, text, transform=right, fontsize=16, **said)
+    axes.set_yticks(places, [row["component"].replace(", ", ",\n") for row in rows])
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.margins(x=0.3, y=0.02)  # on the right stands the speed-up
+    axes.set(xlabel="ms", title="One forward before and after; speed-up")
 
 
-def _speedups(axes: Any, rows: list[dict[str, Any]]) -> None:
+def _bound(row: dict[str, Any]) -> float | None:
+    found = row["ms"].get("bound")
+    return None if found is None else float(found)
+
+
+def _speedups(axes: Any, rows: Rows, look: Look) -> None:
     tokens = [row["tokens"] for row in rows]
     bound = [row["bound_over_default"]["median"] for row in rows]
     low, middle, high = ([row["over_default"][k] for row in rows] for k in ("min", "median", "max"))
-    label, colour = VARIANTS["accelerated"]
-    axes.plot(tokens, bound, "k--", marker="o", ms=4, label="only its real tokens (bound)")
-    axes.plot(tokens, middle, color=colour, marker="o", ms=4, label=label)
+    _, colour = VARIANTS["accelerated"]
+    axes.plot(tokens, bound, color=look.ink, lw=1.5, marker="o", ms=4)
+    axes.plot(tokens, middle, color=colour, lw=3, marker="o", ms=8)
     axes.fill_between(tokens, low, high, color=colour, alpha=0.2, lw=0)
-    axes.axhline(1, color="#BBBBBB", lw=1, zorder=0)
+    for where, ratio in zip(tokens, middle, strict=True):
+        beside = {"xytext": (10, 6), "textcoords": "offset points", "color": look.speedup}
+        axes.annotate(f"{ratio:.2f}x", (where, ratio), weight="bold", **beside)
+    axes.axhline(1, color=look.faint, lw=1, zorder=0)
     axes.set_ylim(bottom=0)
+    axes.margins(x=0.25)
     axes.set_xticks(tokens)
     name, padded, layers = (rows[0][key] for key in ("model_class", "padded_to", "layers"))
     axes.set(
         xlabel=f"real tokens of {padded}",
-        ylabel="times as fast as transformers' default",
-        title=f"{name}, {layers} layers, by length (band: min-max)",
+        ylabel="times as fast as the default",
+        title=f"{name}, {layers} layers",
     )
-    axes.legend()

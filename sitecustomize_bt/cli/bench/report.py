@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ... import __version__
 from ..outcome import Table
+from . import plot
 
 Rows = Sequence[dict[str, Any]]
 
@@ -16,23 +18,27 @@ _WIDTHS = {
     "reduced": "Encoders at reduced widths (--real-shapes: the real ones)",
     "real": "Encoders at true widths",
 }
-_MB = 10**6
+_COUNTED = "GFLOP of what was given and of the columns that are computed; weights read, MB"
+_MEGA, _GIGA = 10**6, 10**9
 
 # What of a row stands in each table. Its last word is the heading, unless there is another one.
 _TIMES = ("component", "ms eager", "ms default", "ms accelerated", "over_default", "over_eager")
 _REUSE = (
     *("component", "ms default", "ms accelerated", "ms reused"),
-    *("over_default", "over_accelerated"),
+    *("over_default", "over_accelerated", "share_of_bound"),
 )
 _BOUNDS = (
-    *("component", "over_default", "bound_over_default"),
+    *("component", "over_default", "bound_over_default", "share_of_bound"),
     *("kernel default", "kernel accelerated"),
 )
+_WORK = ("component", "flops given", "flops computed", "flops share", "weight_bytes")
 _PEAKS = (
     *("component", "peak_bytes eager", "peak_bytes default"),
     *("peak_bytes accelerated", "peak_bytes bound"),
 )
 _HEADINGS = {
+    "share_of_bound": "share of bound",
+    "weight_bytes": "weights",
     "bound_over_default": "real tokens alone",
     "kernel default": "kernel before",
     "kernel accelerated": "kernel after",
@@ -47,7 +53,10 @@ def of_encoders(data: dict[str, Any]) -> list[Table | str]:
         peaks = [row for row in rows if row["peak_bytes"]]
         bound = "The default given the real tokens alone, which skipping padding cannot beat"
         memory = "Peak memory of one forward beyond its weights and inputs, MB"
-        tables = ((title, _TIMES, rows), (bound, _BOUNDS, prompts), (memory, _PEAKS, peaks))
+        tables = (
+            *((title, _TIMES, rows), (bound, _BOUNDS, prompts), (_COUNTED, _WORK, rows)),
+            (memory, _PEAKS, peaks),
+        )
         found += [_table(*table) for table in tables if table[-1]]
     return [*found, notes(data)]
 
@@ -58,12 +67,21 @@ def of_reuse(data: dict[str, Any]) -> list[Table | str]:
     return [*tables, notes(data)]
 
 
+def of_counts(data: dict[str, Any]) -> list[Table | str]:
+    """The table of ``--flops`` for each dtype, and what is to be known beside them."""
+    tables = [
+        _table(f"{title.removesuffix(', ms')}\n{_COUNTED}", _WORK, rows)
+        for title, rows in _by_dtype(data)
+    ]
+    return [*tables, notes(data)]
+
+
 def notes(data: dict[str, Any]) -> str:
     """What is to be known beside the figures, a line each."""
     runs = data["runs"]
     speedup = "a speed-up is the median of the turns' own (min-max)"
     turns = f"{runs} turn{'' if runs == 1 else 's'}, each of which runs all variants"
-    lines = [f"Medians of {turns}; {speedup}."]
+    lines = [f"Medians of {turns}; {speedup}."] if "ms" in data["rows"][0] else []
     for row in data["rows"]:
         if row.get("encoder", "all") == "all":  # a component that is not a model's name
             lines.append(f"{row['component']}: {row['what']}.")
@@ -74,7 +92,7 @@ def notes(data: dict[str, Any]) -> str:
     lines += [f"Left out: {sentence}." for sentence in data["left_out"]]
     lines.append(where(data))
     if data.get("plot"):
-        lines.append(f"Drawn: {data['plot']}")
+        lines.append(f"Drawn: {data['plot']}, and for dark pages {plot.dark(Path(data['plot']))}")
     return "\n".join(dict.fromkeys(lines))
 
 
@@ -115,6 +133,40 @@ def ratio(value: Mapping[str, float]) -> str:
     return f"{number(value['median'])}x ({number(value['min'])}-{number(value['max'])})"
 
 
+def share(value: Mapping[str, float]) -> str:
+    """``97% (95%-99%)``."""
+    return "{median:.0%} ({min:.0%}-{max:.0%})".format(**value)
+
+
+def millions(value: float) -> str:
+    """Of bytes."""
+    return number(value / _MEGA)
+
+
+def tenths(value: float) -> str:
+    """Of a million bytes."""
+    return f"{value / _MEGA:.1f}"
+
+
+def billions(value: float) -> str:
+    """Of FLOPs."""
+    return number(value / _GIGA)
+
+
+# How a cell is written; names and what else is text as they are.
+_FORMATS: Mapping[str, Callable[[Any], str]] = {
+    "ms": number,
+    "flops": billions,
+    "weight_bytes": millions,
+    "peak_bytes": tenths,
+    "over_default": ratio,
+    "over_eager": ratio,
+    "over_accelerated": ratio,
+    "bound_over_default": ratio,
+    "share_of_bound": share,
+}
+
+
 def widths(data: dict[str, Any]) -> str:
     """Of what size the models are."""
     return _WIDTHS.get(data["widths"], f"Models of {data['models']}")
@@ -136,11 +188,12 @@ def _table(title: str, columns: Sequence[str], rows: Rows) -> Table:
 
 
 def _cell(row: dict[str, Any], key: str, variant: str | None = None) -> str:
-    value = row[key] if variant is None else row[key].get(variant)
+    if variant == "share":
+        given, computed = row[key]["given"], row[key]["computed"]
+        return f"{computed / given:.0%}" if given and computed else ""
+    value = row[key]
+    if variant is not None and value is not None:
+        value = value.get(variant)
     if value is None:
         return ""
-    if key == "ms":
-        return number(value)
-    if key == "peak_bytes":
-        return f"{value / _MB:.1f}"
-    return ratio(value) if isinstance(value, dict) else str(value)
+    return _FORMATS.get(key, str)(value)

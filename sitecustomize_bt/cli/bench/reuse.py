@@ -14,7 +14,7 @@ from ...families.table import Given
 from ..inputs import PADDED, PHASE_TOKENS, TEMPLATE
 from .measure import Variants
 from .models import Source, Twins
-from .rows import Benchmark, Built, Row, fixed, prompt
+from .rows import Benchmark, Built, Row, encode, fixed, phase, phase_variants, prompt, unpadded
 
 
 class ReuseRows(Benchmark):
@@ -33,22 +33,44 @@ class ReuseRows(Benchmark):
         given, _, _ = fixed(source, twins)
         twins.models["reused"](**given)
         what = "the same picture" if source.row.given is Given.PICTURE else "the same text"
-        yield _row(f"{source.component}, again", what, twins, twins.forwards(given))
+        yield _row(f"{source.component}, again", what, twins, twins.forwards(given), "default")
 
     def phase_rows(self, built: Built) -> Iterator[Row]:
-        tails = itertools.count(1)
-        again = self.phase(built, lambda model, real: _prompt(model, real, next(tails)))
+        calls = phase(built, _known, PHASE_TOKENS[:1])
+        about, variants = built[0][1], phase_variants(calls, self.variants)
+        real, negative = PHASE_TOKENS
+        what = f"a prompt of {real} tokens, a picture"
 
         def first(run: Callable[[], object]) -> None:
             for _, twins in built:
                 api.forget(twins.models["reused"])
             run()
 
-        first_video = {name: functools.partial(first, run) for name, run in again.items()}
-        real, negative = PHASE_TOKENS
-        what = f"a prompt of {real} tokens, a negative one of {negative}, a picture"
-        yield _row("encode phase, first video", what, built[0][1], first_video)
-        yield _row("encode phase, run again", what, built[0][1], again)
+        def first_of(variants: Variants) -> Variants:
+            return {**variants, "reused": functools.partial(first, variants["reused"])}
+
+        def other(name: str, tails: Iterator[int]) -> None:
+            # The picture is the same; the prompt and its text are not.
+            tail = next(tails)
+            texts = [one for one in built if one[0].row.given is not Given.PICTURE]
+            pictures = [call for call in calls if "pixel_values" in call[1]]
+            torch.manual_seed(tail)
+            others = phase(texts, lambda m, real: _prompt(m, real, tail), PHASE_TOKENS[:1])
+            encode([*others, *pictures], name)
+
+        others = {
+            name: functools.partial(other, name, itertools.count(1000)) for name in self.variants
+        }
+        again = {name: variants[name] for name in self.variants}
+        with_cfg = phase_variants(phase(built, _known, PHASE_TOKENS), self.variants)
+        name = "encode phase,"
+        yield _row(f"{name} first run", what, about, first_of(variants), "bound")
+        yield _row(f"{name} next prompt", f"{what} that is known", about, others)
+        yield _row(f"{name} run again", f"{what}, both known", about, again)
+        with_negative = f"{what}, a negative prompt of {negative}, encoded with CFG above 1 alone"
+        yield _row(
+            f"{name} first run, CFG above 1", with_negative, about, first_of(with_cfg), "bound"
+        )
 
 
 def _prompt_rows(source: Source, twins: Twins) -> Iterator[Row]:
@@ -74,7 +96,14 @@ def _prompt_rows(source: Source, twins: Twins) -> Iterator[Row]:
         yield _row(f"{name}, next prompt", what, twins, others(1000))
     yield _row(f"{name}, same prompt", tokens, twins, twins.forwards(given))
     what = f"{tokens}, nothing of which is known"
-    yield _row(f"{name}, a miss", what, twins, others(2000, known=False))
+    misses = others(2000, known=False)
+    bound = functools.partial(twins.default, **unpadded(given))
+    yield _row(f"{name}, a miss", what, twins, {**misses, "bound": bound}, "bound")
+
+
+def _known(model: Any, real: int) -> dict[str, Any]:
+    """The same prompt each time, another one for each number of real tokens."""
+    return _prompt(model, real, tail=real)
 
 
 def _prompt(model: Any, real: int, tail: int, *, known: bool = True) -> dict[str, Any]:
@@ -86,5 +115,5 @@ def _prompt(model: Any, real: int, tail: int, *, known: bool = True) -> dict[str
     return found
 
 
-def _row(component: str, what: str, twins: Twins, variants: Variants) -> Row:
-    return Row({"component": component, "what": what, "dtype": twins.dtype}, variants, twins)
+def _row(component: str, what: str, twins: Twins, variants: Variants, bound: str = "") -> Row:
+    return Row({"component": component, "what": what, "dtype": twins.dtype}, variants, bound)

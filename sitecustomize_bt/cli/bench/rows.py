@@ -6,24 +6,31 @@ import abc
 import argparse
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from ...core.counts import Passed
 from ...families.table import Given
 from .. import inputs
 from ..inputs import PADDED, PHASE_TOKENS
 from .measure import Variants, in_turns, kernel, peak_bytes
-from .models import Source, Twins, of_phase
+from .models import Source, Twins, full_size, of_phase
 
 Built = list[tuple[Source, Twins]]
+Call = tuple[Twins, dict[str, Any]]
 
 
 class Row(NamedTuple):
-    """``about``: what its JSON says beside the figures. ``twins``: None where it has several."""
+    """``about``: what its JSON says beside the figures.
+
+    ``bound``: the variant that no skipping of padding can beat; empty where none is timed.
+    ``calls``: of which models, and what each is given.
+    """
 
     about: dict[str, Any]
     variants: Variants
-    twins: Twins | None = None
+    bound: str = ""
+    calls: Sequence[Call] = ()
 
 
 def prompt(
@@ -36,7 +43,9 @@ def prompt(
 
 
 def unpadded(given: dict[str, Any]) -> dict[str, Any]:
-    """The real tokens of a ``prompt`` alone."""
+    """The real tokens of a ``prompt`` alone; all of what has no mask."""
+    if "attention_mask" not in given:
+        return given
     real = given["attention_mask"][0].bool()
     return {"input_ids": given["input_ids"][:, real], "output_hidden_states": True}
 
@@ -49,6 +58,33 @@ def fixed(source: Source, twins: Twins) -> tuple[dict[str, Any], int, str]:
         return inputs.on(model, inputs.texts(config, 1, tokens)), tokens, "tokens"
     patches = (config.image_size // config.patch_size) ** 2
     return inputs.on(model, inputs.pictures(config, 1)), patches, "patches"
+
+
+def phase(
+    built: Built, prompts: Callable[[Any, int], dict[str, Any]], reals: Sequence[int]
+) -> list[Call]:
+    """What FramePack encodes for a video: prompts of ``reals`` real tokens, and a picture."""
+    calls: list[Call] = []
+    for source, twins in built:
+        if source.row.given is Given.PROMPT:
+            calls += [(twins, prompts(twins.default, real)) for real in reals]
+            continue
+        call = (twins, fixed(source, twins)[0])
+        calls += [call] * (len(reals) if source.row.given is Given.TEXT else 1)
+    return calls
+
+
+def encode(calls: Sequence[Call], variant: str) -> None:
+    """Run them one after the other."""
+    for twins, given in calls:
+        twins.models[variant](**given)
+
+
+def phase_variants(calls: Sequence[Call], names: Sequence[str]) -> Variants:
+    """By each variant, and as the default would do it without any padding."""
+    alone = [(twins, unpadded(given)) for twins, given in calls]
+    variants = {name: functools.partial(encode, calls, name) for name in names}
+    return {**variants, "bound": functools.partial(encode, alone, "default")}
 
 
 class Benchmark(abc.ABC):
@@ -77,7 +113,7 @@ class Benchmark(abc.ABC):
             built: Built = []
             for source in self._sources:
                 step(source.component)
-                twins = Twins(source.build(self.options.device, dtype), self.variants)
+                twins = self.twins(source, dtype)
                 yield from map(self.figures, self.rows(source, twins))
                 if source in self._phase:
                     built.append((source, twins))
@@ -93,7 +129,12 @@ class Benchmark(abc.ABC):
             name: timings.speedup(over, of) if {over, of} <= set(row.variants) else None
             for name, over, of in self.ratios
         }
-        return {**row.about, "ms": timings.ms(), **ratios}
+        share = timings.speedup(row.bound, "accelerated") if row.bound else None
+        return {**row.about, "ms": timings.ms(), **ratios, "share_of_bound": share}
+
+    def twins(self, source: Source, dtype: str | None) -> Twins:
+        """The model several ways."""
+        return Twins(source.build(self.options.device, dtype), self.variants)
 
     @abc.abstractmethod
     def rows(self, source: Source, twins: Twins) -> Iterator[Row]:
@@ -102,22 +143,6 @@ class Benchmark(abc.ABC):
     @abc.abstractmethod
     def phase_rows(self, built: Built) -> Iterator[Row]:
         """The rows of the whole encode phase."""
-
-    def phase(self, built: Built, prompt: Callable[[Any, int], dict[str, Any]]) -> Variants:
-        """What FramePack encodes for a video: two prompts and a picture."""
-        calls: list[tuple[Twins, dict[str, Any]]] = []
-        for source, twins in built:
-            if source.row.given is Given.PROMPT:
-                calls += [(twins, prompt(twins.default, real)) for real in PHASE_TOKENS]
-                continue
-            call = (twins, fixed(source, twins)[0])
-            calls += [call] * (len(PHASE_TOKENS) if source.row.given is Given.TEXT else 1)
-
-        def encode(variant: str) -> None:
-            for twins, given in calls:
-                twins.models[variant](**given)
-
-        return {name: functools.partial(encode, name) for name in self.variants}
 
 
 # What a row of prompts says beside: its real tokens (or patches), and the rest of its form.
@@ -131,7 +156,7 @@ class EncoderRows(Benchmark):
     skipping padding can be faster than not having any.
     """
 
-    variants = ("eager", "default", "accelerated")
+    variants: tuple[str, ...] = ("eager", "default", "accelerated")
     ratios = (
         ("over_default", "default", "accelerated"),
         ("over_eager", "eager", "accelerated"),
@@ -140,7 +165,7 @@ class EncoderRows(Benchmark):
 
     def rows(self, source: Source, twins: Twins) -> Iterator[Row]:
         asked, name, padded = self.options, source.component, self.options.padded_to
-        config = twins.default.get_submodule(source.row.path).config
+        config = twins.counted.get_submodule(source.row.path).config
         about = {
             "component": name,
             "what": "",
@@ -153,7 +178,7 @@ class EncoderRows(Benchmark):
         if source.row.given is not Given.PROMPT:
             given, tokens, unit = fixed(source, twins)
             about |= {"what": f"{tokens} {unit}", "tokens": tokens}
-            yield Row(about, twins.forwards(given), twins)
+            yield Row(about, twins.forwards(given), "default", [(twins, given)])
             return
         cases = itertools.product(asked.batch, asked.padding_side, asked.prompt_tokens)
         # Without padding there is no side.
@@ -172,34 +197,81 @@ class EncoderRows(Benchmark):
                 "padding_side": side,
             }
             given = prompt(twins.default, real, padded, side, batch)
-            bound = twins.forwards(unpadded(given))["default"]
-            yield Row({**about, **of_this}, {**twins.forwards(given), "bound": bound}, twins)
+            bound = functools.partial(twins.default, **unpadded(given))
+            variants: Variants = {**twins.forwards(given), "bound": bound}
+            yield Row({**about, **of_this}, variants, "bound", [(twins, given)])
 
     def phase_rows(self, built: Built) -> Iterator[Row]:
         padded = self.options.padded_to
-        real, negative = (min(tokens, padded) for tokens in PHASE_TOKENS)
+        reals = [min(tokens, padded) for tokens in PHASE_TOKENS]
+        what = f"the whole encode phase: a prompt of {reals[0]} real tokens, a picture"
+        with_cfg = f"and a negative prompt of {reals[1]}, encoded with CFG above 1 alone"
         about = {
-            "component": "encode phase",
-            "what": f"the whole encode phase: a prompt of {real} real tokens, "
-            f"a negative prompt of {negative}, a picture",
             "encoder": "all",
             "model_class": "+".join(source.row.name for source, _ in built),
             "dtype": built[0][1].dtype,
             **_UNPADDED,
         }
-        variants = self.phase(built, lambda m, tokens: prompt(m, min(tokens, padded), padded))
-        yield Row(about, variants)
+        for name, what_is_encoded, encoded in (
+            ("encode phase", what, reals[:1]),
+            ("encode phase, CFG above 1", f"{what}, {with_cfg}", reals),
+        ):
+            calls = phase(built, lambda model, real: prompt(model, real, padded), encoded)
+            row = {"component": name, "what": what_is_encoded, **about}
+            yield Row(row, phase_variants(calls, self.variants), "bound", calls)
 
     def figures(self, row: Row) -> dict[str, Any]:
-        """The row as JSON, with the kernels, the memory and what was not skipped."""
-        found = {**super().figures(row), "kernel": None, "peak_bytes": None, "passed_through": []}
-        if row.twins is None:
+        """The row as JSON, with its work, the kernels, the memory and what was not skipped."""
+        found = {**super().figures(row), "kernel": None, "peak_bytes": None, **counted(row)}
+        if len(row.calls) > 1:
             return found
-        runs, before = row.variants.items(), row.twins.passed_through()
+        runs = row.variants.items()
         found["kernel"] = {name: kernel(run) for name, run in runs}
         if self.options.memory:
             device = self.options.device
             found["peak_bytes"] = {name: peak_bytes(run, device) for name, run in runs}
-        if found["padded_to"] is not None and found["tokens"] < found["padded_to"]:
-            found["passed_through"] = list(row.twins.passed_through() - before)
         return found
+
+
+class CountedRows(EncoderRows):
+    """The same rows, whose work is counted and not timed.
+
+    Random models are built small, to see which columns are computed; what is counted are models of
+    the true size without weights.
+    """
+
+    variants = ("accelerated",)
+
+    def twins(self, source: Source, dtype: str | None) -> Twins:
+        """The model, and what is counted."""
+        counted = None
+        if self.options.models is None:
+            counted = full_size(source.row, self.options.layers, dtype)
+        return Twins(source.build(self.options.device, dtype), self.variants, counted)
+
+    def figures(self, row: Row) -> dict[str, Any]:
+        """The row as JSON."""
+        return {**row.about, **counted(row)}
+
+
+def counted(row: Row) -> dict[str, Any]:
+    """The work of ``row``'s calls, and why padding was computed all the same, if it was."""
+    work, passed = [], set()
+    for twins, given in row.calls:
+        before = twins.passed_through()
+        work.append(twins.work(given))
+        passed |= set(twins.passed_through() - before) - {Passed.NO_PADDING.value}
+    return {
+        "flops": {
+            "given": _sum([one.given for one in work]),
+            "computed": _sum([one.computed for one in work]),
+        },
+        "weight_bytes": sum(one.weight_bytes for one in work),
+        "passed_through": sorted(passed),
+    }
+
+
+def _sum(parts: Sequence[int | None]) -> int | None:
+    """None where a part is not known."""
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None

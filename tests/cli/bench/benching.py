@@ -5,8 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import transformers
+from packaging.version import Version
+
 from sitecustomize_bt.cli import bench
 from sitecustomize_bt.cli.outcome import CommandOutcome, Table
+
+# LLaMA's forward runs on the meta device.
+COUNTS_LLAMA = Version(transformers.__version__).major >= 5
 
 SHORT = ["--runs", "1", "--prompt-tokens", "9", "40", "--padded-to", "40"]
 
@@ -48,6 +54,9 @@ def a_row(component: str, **changes: Any) -> dict[str, Any]:
         "over_default": spread,
         "over_eager": {"min": 11.0, "median": 12.0, "max": 13.0},
         "bound_over_default": None,
+        "share_of_bound": {"min": 0.9, "median": 1.0, "max": 1.01},
+        "flops": {"given": 8_000_000_000, "computed": 2_000_000_000},
+        "weight_bytes": 123_400_000,
         "kernel": {"eager": "none", "default": "math", "accelerated": "flash"},
         "peak_bytes": None,
         "passed_through": [],
@@ -62,7 +71,9 @@ def a_prompt(tokens: int, **changes: Any) -> dict[str, Any]:
         "layers": 32,
         "padded_to": 351,
         "padding_side": "right",
+        "ms": {"eager": 1234.5, "default": 77.77, "accelerated": 5.678, "bound": 5.5},
         "bound_over_default": {"min": 8.0, "median": 8.5, "max": 9.0},
+        "share_of_bound": {"min": 0.91, "median": 0.97, "max": 1.02},
     }
     return {**a_row(f"LLaMA {tokens}/351"), **own, **changes}
 

@@ -10,14 +10,14 @@ import pytest
 import tiny
 import torch
 import transformers
-from benching import SHORT, components, run, titles
+from benching import COUNTS_LLAMA, SHORT, components, run, titles
 from conftest import Runner, ours
 
 from sitecustomize_bt.cli import bench
 from sitecustomize_bt.cli.main import main
 from sitecustomize_bt.compat.transformers import UnknownFormError
 from sitecustomize_bt.core.counts import Passed
-from sitecustomize_bt.padding import outputs
+from sitecustomize_bt.padding import outputs, rules
 
 BENCH = ["-m", "sitecustomize_bt", "bench"]
 
@@ -64,10 +64,21 @@ def test_json_of_a_folder_and_its_picture(
         "CLIPTextModel",
         "SiglipVisionModel",
         "encode phase",
+        "encode phase, CFG above 1",
     ]
-    phase = rows.pop("encode phase")
-    assert phase["kernel"] is None
-    assert set(phase["ms"]) == {"eager", "default", "accelerated"}
+    llama, clip, siglip = (rows[name] for name in list(rows)[1:4])  # all of 40 are real
+    phases = [rows.pop("encode phase"), rows.pop("encode phase, CFG above 1")]
+    for phase, prompts in zip(phases, (1, 2), strict=True):
+        assert phase["kernel"] is None
+        assert set(phase["ms"]) == {"eager", "default", "accelerated", "bound"}
+        # A prompt and a picture, as stock FramePack does it; what is more is said to be.
+        if COUNTS_LLAMA:
+            of_prompts = prompts * (llama["flops"]["given"] + clip["flops"]["given"])
+            assert phase["flops"]["given"] == of_prompts + siglip["flops"]["given"]
+        weights = prompts * (llama["weight_bytes"] + clip["weight_bytes"])
+        assert phase["weight_bytes"] == weights + siglip["weight_bytes"]
+    assert "negative" not in phases[0]["what"]
+    assert "a negative prompt of 40, encoded with CFG above 1 alone" in phases[1]["what"]
     for name, row in rows.items():
         assert row["dtype"] == "float32"
         assert row["layers"] == 3
@@ -78,12 +89,21 @@ def test_json_of_a_folder_and_its_picture(
         assert row["over_default"] == pytest.approx({"min": ratio, "median": ratio, "max": ratio})
         assert ("bound" in row["ms"]) == name.startswith("Llama")
         assert (row["bound_over_default"] is None) == ("bound" not in row["ms"])
+        share = row["ms"].get("bound", row["ms"]["default"]) / row["ms"]["accelerated"]
+        assert row["share_of_bound"]["median"] == pytest.approx(share)
     padded, full = rows["LlamaModel 9/40"], rows["LlamaModel 40/40"]
     assert (padded["tokens"], padded["padded_to"], padded["padding_side"]) == (9, 40, "right")
     # What is not computed takes no memory, and without padding nothing is gained.
     assert padded["peak_bytes"]["accelerated"] < padded["peak_bytes"]["default"] / 1.5
     assert padded["peak_bytes"]["bound"] <= padded["peak_bytes"]["accelerated"]
     assert full["peak_bytes"]["accelerated"] == full["peak_bytes"]["bound"]
+    assert padded["flops"]["given"] == full["flops"]["given"] == full["flops"]["computed"]
+    assert (padded["flops"]["given"] is not None) == COUNTS_LLAMA
+    # Of which attention's are as the square of the columns.
+    assert (
+        not COUNTS_LLAMA
+        or (9 / 40) ** 2 < padded["flops"]["computed"] / padded["flops"]["given"] < 9 / 40
+    )
     assert rows["CLIPTextModel"]["tokens"] == 77
     assert rows["SiglipVisionModel"]["tokens"] == 4
     assert found["plot"] == str(picture)
@@ -111,6 +131,38 @@ def test_what_is_timed_is_what_was_asked_for(pipeline: Path) -> None:
         ["bfloat16", "ms"],
         ["float32", "ms"],
     ]
+
+
+@pytest.mark.skipif(not COUNTS_LLAMA, reason="LLaMA does not run on the meta device here")
+def test_flops_are_those_of_the_true_size(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--flops", "--dtype", "bfloat16", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["widths"] == "real"
+    rows = {row["component"]: row for row in found["rows"]}
+    llama = rows["LLaMA 140/351"]
+    assert "ms" not in llama
+    assert llama["layers"] == 32
+    # Of each layer: queries and what comes out, keys and values, the gate, up and down.
+    weights = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
+    assert llama["weight_bytes"] == pytest.approx(2 * weights, rel=0.001)
+    for tokens, side in ((351, "given"), (140, "computed")):
+        attention = 32 * 2 * 2 * tokens**2 * 4096  # twice a square of columns, in each layer
+        assert llama["flops"][side] == 2 * tokens * weights + attention
+    for name, row in rows.items():
+        skips = name not in ("LLaMA 351/351", "CLIP text", "SigLip vision")
+        assert (row["flops"]["computed"] < row["flops"]["given"]) == skips, name
+
+
+def test_flops_of_padding_that_is_computed_all_the_same(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said to be computed is what the hook has counted."""
+    monkeypatch.setattr(rules, "decide", lambda call: Passed.HOLES)
+    outcome = run("--models", str(models / "LlamaModel"), "--flops", *SHORT)
+    row, _ = outcome.data["rows"]
+    assert row["flops"]["computed"] == row["flops"]["given"]
+    assert row["passed_through"] == [Passed.HOLES.value]
+    assert "padding was computed all the same" in str(outcome.blocks[-1])
 
 
 def test_a_saved_dtype_is_kept(models: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import tiny
 import torch
 
 import sitecustomize_bt
-from sitecustomize_bt.cli.bench import measure, report
+from sitecustomize_bt.cli.bench import measure, models, report, rows
 from sitecustomize_bt.cli.bench.measure import Timings, in_turns
 from sitecustomize_bt.cli.bench.models import Twins
 from sitecustomize_bt.cli.outcome import FailedError
@@ -128,3 +128,21 @@ def test_what_the_hook_would_not_accelerate_is_not_measured(
     monkeypatch.setattr(sys.modules["transformers"], "__version__", "9.0")
     with pytest.raises(FailedError, match=r"^Skipped text_encoder \(LLaMA\): transformers 9\.0 "):
         Twins(tiny.build("LlamaModel"))
+
+
+def test_weights_are_in_memory_once() -> None:
+    """At the true size there is no room to build in another dtype, nor for a twin's own."""
+    (source,) = models.of_table("llama", real=False, layers=2)
+    kept: list[torch.nn.Module] = []
+    peak = measure.peak_bytes(lambda: kept.append(source.build("cpu", "bfloat16")), "cpu")
+    weights = sum(one.nbytes for one in kept[0].parameters())
+    assert {one.dtype for one in kept[0].parameters()} == {torch.bfloat16}
+    assert weights <= peak < 1.1 * weights
+    assert torch.get_default_dtype() == torch.float32
+
+    def several_ways() -> None:
+        twins = Twins(kept[0], ("eager", "default", "accelerated", "reused"))
+        with torch.no_grad():
+            twins.work(rows.prompt(kept[0], 8, 16))
+
+    assert measure.peak_bytes(several_ways, "cpu") < 0.1 * weights

@@ -18,16 +18,22 @@ from sitecustomize_bt.cli.outcome import Table
 def test_tables_show_the_figures_measured() -> None:
     peaks = {"eager": 12_340_000, "default": 2_000_000, "accelerated": 1_500_000}
     blocks = report.of_encoders(data_of(a_prompt(140), a_row("CLIP text", peak_bytes=peaks)))
-    times, bounds, memory, notes = blocks
+    times, bounds, work, memory, notes = blocks
     assert isinstance(times, Table)
     assert isinstance(bounds, Table)
+    assert isinstance(work, Table)
     assert isinstance(memory, Table)
     over_default, over_eager = "7.77x (3.25-9.50)", "12.0x (11.0-13.0)"
     assert times.rows == [
         ("LLaMA 140/351", "1234", "77.8", "5.68", over_default, over_eager),
         ("CLIP text", "1234", "77.8", "5.68", over_default, over_eager),
     ]
-    assert bounds.rows == [("LLaMA 140/351", over_default, "8.50x (8.00-9.00)", "math", "flash")]
+    bound, share = "8.50x (8.00-9.00)", "97% (91%-102%)"
+    assert bounds.rows == [("LLaMA 140/351", over_default, bound, share, "math", "flash")]
+    assert work.rows == [
+        ("LLaMA 140/351", "8.00", "2.00", "25%", "123"),
+        ("CLIP text", "8.00", "2.00", "25%", "123"),
+    ]
     assert memory.rows == [("CLIP text", "12.3", "2.0", "1.5", "")]
     assert "2031-02-03, NVIDIA H999, torch 9.8.7, transformers 6.5.4" in str(notes)
     assert "Left out: CLIPModel in x: why." in str(notes)
@@ -60,13 +66,20 @@ def test_picture_shows_the_figures_measured(tmp_path: Path) -> None:
     )
     text = svg(tmp_path / "one.svg", data)
     for said in (
-        *("eager", "transformers' default", "accelerated", "only its real tokens (bound)"),
+        *("transformers' default", "accelerated", "only its real tokens (bound)"),
+        *("before", "after", "77.8", "5.68"),
         *("7.77x", "4.56x", "1.23x", "LLaMA", "140/351", "CLIP text", "real tokens of 351"),
         *("NVIDIA H999", "2031-02-03", "torch 9.8.7", "transformers 6.5.4", "float16"),
     ):
         assert said in text, said
     assert svg(tmp_path / "two.svg", data) == text
     data["rows"][2]["over_default"]["median"] = 1.99
+    assert "eager" not in text
+    night = (tmp_path / "one-dark.svg").read_text(encoding="utf-8")
+    assert "7.77x" in night
+    for look, told, other in ((plot._LIGHT, text, night), (plot._DARK, night, text)):
+        assert look.paper.lower() in told
+        assert look.paper.lower() not in other
     changed = svg(tmp_path / "three.svg", data)
     assert "1.99x" in changed
     assert "1.23x" not in changed
@@ -97,13 +110,16 @@ def test_picture_without_prompts_has_one_panel(tmp_path: Path) -> None:
 def test_picture_files(tmp_path: Path) -> None:
     data = data_of(a_prompt(60), a_prompt(351), a_row("CLIP text"))
     plot.draw(data, tmp_path / "bench.png")
-    with Image.open(tmp_path / "bench.png") as image:
-        image.load()
-        assert (image.format, image.size) == ("PNG", (1200, 500))
-        # Each variant's colour covers an area: bars, not just a legend.
-        pixels = image.convert("RGB")
-        counts = {colour: count for count, colour in pixels.getcolors(maxcolors=2**20) or []}
-    for _, colour in plot.VARIANTS.values():
-        assert counts[tuple(bytes.fromhex(colour[1:]))] > 300
+    for name, look in (("bench.png", plot._LIGHT), ("bench-dark.png", plot._DARK)):
+        with Image.open(tmp_path / name) as image:
+            image.load()
+            assert (image.format, image.width) == ("PNG", 1400)
+            # Each variant's colour covers an area: bars, not just a legend.
+            pixels = image.convert("RGB")
+            counts = {colour: count for count, colour in pixels.getcolors(maxcolors=2**20) or []}
+        for _, colour in plot.VARIANTS.values():
+            assert counts[tuple(bytes.fromhex(colour[1:]))] > 2000
+        paper = tuple(bytes.fromhex(look.paper[1:]))
+        assert max(counts, key=lambda colour: counts[colour]) == paper
     plot.draw(data, tmp_path / "BENCH.PDF")
     assert (tmp_path / "BENCH.PDF").read_bytes().startswith(b"%PDF-")

@@ -20,8 +20,10 @@ ROWS = [
     "LLaMA, a miss",
     "CLIP text, again",
     "SigLip vision, again",
-    "encode phase, first video",
+    "encode phase, first run",
+    "encode phase, next prompt",
     "encode phase, run again",
+    "encode phase, first run, CFG above 1",
 ]
 
 
@@ -41,17 +43,24 @@ def test_rows_and_what_was_reused(
     assert [row["component"] for row in found["rows"]] == ROWS
     assert found["layers"] == 1
     for row in found["rows"]:
-        assert set(row["ms"]) == {"default", "accelerated", "reused"}
+        # Where nothing is known, what is computed is compared with the real tokens alone.
+        bound = {"bound"} if row["component"].endswith((" miss", " run", "above 1")) else set()
+        assert set(row["ms"]) == {"default", "accelerated", "reused", *bound}
+        has_share = bool(bound) or row["component"] in ("CLIP text, again", "SigLip vision, again")
+        assert (row["share_of_bound"] is not None) == has_share
         assert row["over_default"]["min"] <= row["over_default"]["max"]
     llama, clip, siglip = (apply.activity_of(one.models["reused"]).reuse for one in triplets)
     assert llama is not None
     assert clip is not None
     assert siglip is not None
     # Warm-up and two runs: each the same again, three new tails, a negative prompt's in each phase.
-    assert llama.answered >= 3 + 2 * 2
-    assert llama.continued >= 3 + 3
+    assert llama.answered >= 3 + 3
+    assert llama.continued >= 3 + 3 + 3
     assert (clip.dropped, siglip.dropped) == (0, 0)
-    assert clip.answered >= 3
+    # The text is the same only where it is run again, or is alone; the picture is known each time
+    # but in a first run.
+    assert clip.answered >= 3 + 3
+    assert siglip.answered >= 3 + 3 + 3
     assert all(apply.activity_of(one.models["accelerated"]).reuse is None for one in triplets)
 
 

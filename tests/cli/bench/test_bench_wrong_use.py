@@ -20,6 +20,7 @@ def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with two models and a folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.svg").mkdir()
+    (tmp_path / "taken-dark.svg").mkdir()
     shutil.copytree(models / "CLIPModel", tmp_path / "both")
     shutil.copytree(models / "CLIPTextModel", tmp_path / "text")
     return tmp_path
@@ -40,8 +41,13 @@ def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--device", f"cuda:{GPUS}"], f"device 'cuda:{GPUS}' cannot be used here: "),
         (["--plot", "x.bmp"], "--plot x.bmp: has to end in .png, .svg, .pdf"),
         (["--plot", "x"], "--plot x: has to end in"),
-        (["--plot", "nowhere/x.png"], "nowhere/x.png: cannot be written (No such file"),
-        (["--plot", "folder.svg"], "folder.svg: cannot be written (Is a directory)"),
+        (
+            ["--plot", "nowhere/x.png"],
+            "nowhere/x.png cannot be written (No such file",
+        ),
+        (["--plot", "folder.svg"], "folder.svg: folder.svg cannot be written (Is a directory)"),
+        (["--plot", "taken.svg"], "taken.svg: taken-dark.svg cannot be written (Is a directory)"),
+        (["--flops", "--memory"], "--flops: takes no --plot or --memory"),
         (["--models", "nowhere"], "nowhere does not exist"),
         (["--models", "folder.svg"], "folder.svg is no saved model"),
         (["--models", "both"], "both holds nothing that can be timed (CLIPModel in both: only"),
