@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transcripts
 from conftest import ROOT
 
 from sitecustomize_bt.cli.main import COMMANDS, main
+from sitecustomize_bt.reuse.disk import Folder
 
 PAGE = transcripts.PAGE.read_text(encoding="utf-8")
 STEPS = list(transcripts.steps(PAGE))
@@ -66,7 +68,7 @@ def test_doctor_looks_at_what_is_shown(printed: dict[str, str]) -> None:
         assert verdict(printed[command]) == verdict(shown)
 
 
-@pytest.mark.parametrize("name", ["status", "verify", "bench"])
+@pytest.mark.parametrize("name", ["status", "verify", "bench", "reuse"])
 def test_all_but_figures_is_as_shown(printed: dict[str, str], name: str) -> None:
     for command, shown in of(name):
         assert words(printed[command]) == words(shown)
@@ -122,14 +124,18 @@ def report(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_key_is_documented(
-    name: str, models: Path, report: Path, capsys: pytest.CaptureFixture[str]
+    name: str, models: Path, report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    kept = Folder(str(tmp_path / "encoded"), limit=1000)
+    kept.create()
+    kept.write("a" * 40, {"label": "one", "model_class": "One"}, {"x": torch.zeros(2)})
     folder = str(models / "LlamaModel")
     words = {
         "doctor": [],
         "status": [str(report)],
         "verify": [folder],
         "bench": ["--models", folder, "--runs", "1", "--memory"],
+        "reuse": [kept.path, "--verify"],
     }[name]
     main([name, "--json", *words])
     found = keys(json.loads(capsys.readouterr().out))

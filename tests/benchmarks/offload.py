@@ -48,7 +48,7 @@ def main() -> None:
     count_accelerates()
     dtype = getattr(torch, options.dtype)
     widths = row_named("LlamaModel").sizes.true
-    config = transformers.LlamaConfig(**widths, num_hidden_layers=options.layers)
+    config = transformers.LlamaConfig(**{**widths, "num_hidden_layers": options.layers})
     print(report.where(report.surroundings(options.device)))
     heads = f"{'untouched MB':>14}{'kept MB':>10}{'untouched ms':>14}{'kept ms':>10}"
     print(f"{'fetched and timed per forward':<42}{heads}  speed-up")

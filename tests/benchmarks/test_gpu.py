@@ -50,8 +50,8 @@ def run(program: list[str], **env: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, **env)
 
 
-def test_the_readme_names_it() -> None:
-    assert "python tests/benchmarks/gpu.py" in readme.README.read_text(encoding="utf-8")
+def test_the_page_of_figures_names_it() -> None:
+    assert "python tests/benchmarks/gpu.py" in readme.FIGURES.read_text(encoding="utf-8")
 
 
 @runs_here

@@ -16,7 +16,7 @@ import readme
 
 def test_own_cost_is_told_for_growing_models() -> None:
     path = Path(own_cost.__file__)
-    assert "python tests/benchmarks/own_cost.py" in readme.README.read_text(encoding="utf-8")
+    assert "python tests/benchmarks/own_cost.py" in readme.FIGURES.read_text(encoding="utf-8")
     command = [sys.executable, str(path), "--rounds", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     head, *lines = done.stdout.splitlines()

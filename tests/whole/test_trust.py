@@ -23,7 +23,7 @@ from conftest import ROOT, Runner
 from test_layers import PACKAGE
 from venvs import PTH, RUNNING, Venv
 
-from sitecustomize_bt.startup.settings import ENABLE, REPORT
+from sitecustomize_bt.startup.settings import ENABLE, REPORT, REUSE_DIR
 
 ON = {ENABLE: "1"}
 QUIET = {"PYTHONDONTWRITEBYTECODE": "1"}
@@ -234,6 +234,26 @@ def test_a_report_is_the_one_file_that_is_written(
     for event in done:
         assert f"{report}.{pid}.part" in event.what
     assert list(tmp_path.iterdir()) == [report]
+
+
+def test_nothing_is_written_beside_the_reuse_folder(
+    run_python: Runner, programs: Path, models: Path, off: Seen, tmp_path: Path
+) -> None:
+    """And nothing is read but it and the checkpoints, no socket opened and no process started."""
+    kept = tmp_path / "encoded"
+    on = encode(run_python, programs, models, **ON, **{REUSE_DIR: str(kept)})
+    assert on.stdout == off.stdout
+    beyond = added(off, on, site_packages("torch"))
+    inside = (str(kept), str(models))
+    read = {event.what for event in beyond if event.name == "open to read"}
+    assert {path for path in read if not path.startswith(inside)} == set()
+    # A thread writes; whether its start is an event depends on who started one before.
+    passive = ("open to read", "_thread.start_new_thread")
+    others = [event for event in beyond if event.name not in passive]
+    assert {event.name for event in others} == {"open to write", "os.mkdir", "os.rename"}
+    assert [event for event in others if str(kept) not in event.what] == []
+    assert len(list(kept.iterdir())) == 2 * len(ENCODERS)
+    assert list(tmp_path.iterdir()) == [kept]
 
 
 # Without the real libraries: what Python does by itself, and whether a misdeed would be seen.
