@@ -19,8 +19,36 @@ is_compiling: Callable[[], bool] = getattr(
 CALL_PLACE = "_compiled_call_impl"
 HAS_CALL_PLACE = hasattr(torch.nn.Module, CALL_PLACE)
 
-# Whose functions a forward calls.
-NAMESPACES = (vars(torch), vars(torch.nn.functional), vars(torch.Tensor))
+# Whose functions a forward calls; of torch itself these, for it has 1,500 names.
+NAMESPACES = (vars(torch.nn.functional), vars(torch.Tensor))
+_CALLED = (
+    *("abs", "add", "addmm", "all", "any", "arange", "baddbmm", "bmm", "cat", "chunk", "clamp"),
+    *("concat", "cos", "div", "einsum", "empty", "empty_like", "exp", "finfo", "flatten", "full"),
+    *(
+        "full_like",
+        "gather",
+        "index_select",
+        "isfinite",
+        "isinf",
+        "layer_norm",
+        "log",
+        "logical_and",
+    ),
+    *("masked_fill", "matmul", "max", "maximum", "mean", "min", "minimum", "mul", "neg", "ones"),
+    *("ones_like", "outer", "permute", "pow", "relu", "repeat_interleave", "reshape", "rms_norm"),
+    *("rsqrt", "sigmoid", "sin", "softmax", "split", "sqrt", "square", "squeeze", "stack", "sub"),
+    *("sum", "tanh", "tensor", "transpose", "tril", "triu", "unbind", "unsqueeze", "var", "where"),
+    *("zeros", "zeros_like", "autocast"),
+)
+_called: Callable[[dict[str, Any]], tuple[Any, ...]] = operator.itemgetter(
+    *[name for name in _CALLED if hasattr(torch, name)]
+)
+
+
+def called() -> list[Any]:
+    """What stands in torch by the names of what a forward calls."""
+    return list(_called(vars(torch)))
+
 
 # Whoever replaces these sees every call of every module.
 _MODULE_CALL = (torch.nn.Module.__call__, torch.nn.Module._call_impl)

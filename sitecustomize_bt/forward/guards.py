@@ -34,7 +34,6 @@ _Own = dict[str, Any]  # a module's namespace
 
 # Called for each part of a model, in each forward that is changed: these are written in C.
 _NAMESPACE = operator.attrgetter("__dict__")
-_WEIGHTS = operator.itemgetter(torch_compat.PARAMETERS)
 _CHILDREN = operator.itemgetter(torch_compat.PARTS)
 _TRAINING = operator.itemgetter("training")
 _HOOKS = tuple(map(operator.itemgetter, torch_compat.HOOKS))
@@ -75,19 +74,21 @@ def parts_of(model: torch.nn.Module) -> list[torch.nn.Module]:
 class _Look:
     """A close look at the parts of a model. ``reason``: what rules a change out, None if nothing.
 
-    The first four are what it depends on. ``mixes``: whether some class of theirs looks at more
-    than one token, but for the attention. ``attentions``, ``with_forward`` and ``eight_bit``: the
-    parts that are looked at again each time, by where they stand.
+    The first five are what it depends on. ``mixes``: whether some class of theirs looks at more
+    than one token, but for the attention. ``attentions``, ``with_forward``, ``with_weights`` and
+    ``eight_bit``: the parts that are looked at again each time, by where they stand.
     """
 
     types: list[type]
     sizes: list[int]
     functions: list[Any]
-    contents: list[tuple[Any, list[Any]]]
+    namespaces: list[Any]
+    contents: list[list[Any]]
     reason: Passed | None
     mixes: bool
     attentions: list[int]
     with_forward: list[int]
+    with_weights: list[int]
     eight_bit: list[int]
 
     def holds(self, types: list[type], sizes: list[int], functions: list[Any]) -> bool:
@@ -96,7 +97,7 @@ class _Look:
             types == self.types
             and sizes == self.sizes
             and functions == self.functions
-            and all(list(names.values()) == before for names, before in self.contents)
+            and _contents(self.namespaces) == self.contents
         )
 
 
@@ -139,7 +140,7 @@ class Stack:
         look = self._last
         if look is None or look.mixes:
             return True
-        held = filter(None, map(_WEIGHTS, owns))
+        held = [owns[index][torch_compat.PARAMETERS] for index in look.with_weights]
         weights = list(itertools.chain.from_iterable(map(dict.values, held)))
         others = [] if _PLAIN.issuperset(map(type, weights)) else weights
         return not all(map(libraries.multiplies_by_token, others)) or any(
@@ -149,7 +150,7 @@ class Stack:
     def _look(self, parts: list[torch.nn.Module], owns: list[_Own]) -> _Look:
         """The last look where it still holds, because a look takes long."""
         types, sizes = list(map(type, parts)), list(map(len, owns))
-        functions = [torch.nn.functional.scaled_dot_product_attention]
+        functions = torch_compat.called()
         functions += transformers_compat.functions_looked_up(owns[0].get("config"))
         last = self._last
         if last is None or not last.holds(types, sizes, functions):
@@ -171,8 +172,7 @@ class Stack:
         caches = transformers_compat.cache_classes()
         namespaces: list[Any] = [vars(cls) for cls in (*filter(_is_looked_at, bases), *caches)]
         namespaces += [*modules, *torch_compat.NAMESPACES]
-        contents = [(names, list(names.values())) for names in namespaces]
-        sdpa, *others = functions
+        sdpa = torch.nn.functional.scaled_dot_product_attention
         are_known = (
             isinstance(sdpa, BuiltinFunctionType)
             and len(parts) < _MOST_PARTS
@@ -180,7 +180,7 @@ class Stack:
             and all(map(libraries.is_as_it_was, caches))
             and all(map(libraries.are_own_functions, modules))
             and all(libraries.are_torchs(names.items()) for names in torch_compat.NAMESPACES)
-            and all(map(libraries.is_own_function, others))
+            and all(map(libraries.is_own_function, functions))
             and all(map(_has_own_functions, owns))
         )
         reason = None if are_known else Passed.FOREIGN
@@ -191,14 +191,20 @@ class Stack:
             types,
             sizes,
             functions,
-            contents,
+            namespaces,
+            _contents(namespaces),
             reason,
             mixes=reason is not None
             or not all(libraries.computes_by_token(cls, self._module_name) for cls in classes),
             attentions=say if self._causal is not None else [],
             with_forward=[index for index, own in enumerate(owns) if "forward" in own],
+            with_weights=[index for index, own in enumerate(owns) if own[torch_compat.PARAMETERS]],
             eight_bit=[index for index, own in enumerate(owns) if "state" in own],
         )
+
+
+def _contents(namespaces: list[Any]) -> list[list[Any]]:
+    return [list(names.values()) for names in namespaces]
 
 
 def _is_trained(part: torch.nn.Module) -> bool:

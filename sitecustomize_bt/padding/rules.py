@@ -9,7 +9,6 @@ import torch
 from ..compat.torch import PLAIN
 from ..compat.transformers import CACHES, SDPA, attention_of
 from ..core.counts import Passed
-from ..families.text import Text
 from ..forward.call import Call, Values
 from . import packing
 from .packing import Widths
@@ -24,7 +23,7 @@ def decide(call: Call) -> Passed | Window:
     reason = _why_not_asked(call, values) or _why_not_safe(call, values)
     if reason is not None:
         return reason
-    window = _window(values["attention_mask"], values.get("cache_position"), _widths(call, text))
+    window = _window(call, values["attention_mask"], values.get("cache_position"))
     if not isinstance(window, Window):
         return window
     return call.foreign or (Passed.MIXED if call.mixes else window)
@@ -69,21 +68,19 @@ def _first(*reasons: tuple[Passed, bool]) -> Passed | None:
     return next((reason for reason, holds in reasons if holds), None)
 
 
-def _widths(call: Call, text: Text) -> Widths | None:
+def _widths(call: Call) -> Widths | None:
     """The model's, where rows may be packed.
 
     Eager attention takes a mask's square for each head, and in the dtype of the scores.
     """
     config = call.module.config
-    if not text.packs or attention_of(config) != SDPA:
+    if call.text is None or not call.text.packs or attention_of(config) != SDPA:
         return None
     return Widths(config.hidden_size, config.num_hidden_layers)
 
 
-def _window(mask: Any, cache_position: Any, widths: Widths | None) -> Passed | Window:
+def _window(call: Call, mask: Any, cache_position: Any) -> Passed | Window:
     """The columns to compute under a mask (batch, columns), or why all of them are.
-
-    ``widths``: as for ``packing.pack``, None where rows are not packed.
 
     The one place that waits for the device: once, to copy the mask to the host.
     """
@@ -105,11 +102,11 @@ def _window(mask: Any, cache_position: Any, widths: Widths | None) -> Passed | W
         return Passed.NO_PADDING
     if sum(count) != host.count_nonzero().item():
         return Passed.MASK_VALUES
-    return _judge(length, count, [(row.find(1), row.rfind(1) + 1) for row in rows], widths)
+    return _judge(call, length, count, [(row.find(1), row.rfind(1) + 1) for row in rows])
 
 
 def _judge(
-    length: int, kept: list[int], ends: list[tuple[int, int]], widths: Widths | None
+    call: Call, length: int, kept: list[int], ends: list[tuple[int, int]]
 ) -> Passed | Window:
     """``_window``'s answer, from how many columns each row keeps, and between where."""
     # A row that is hidden altogether has no first column.
@@ -124,7 +121,10 @@ def _judge(
     )
     if reason is not None:
         return reason
+    if min(kept) == right - left:
+        return Window(left, right, length)
+    widths = _widths(call)
     packed = packing.pack(rows, right - left, widths) if widths else None
     if right - left == length and packed is None:
         return Passed.RAGGED
-    return Window(left, right, length, None if min(kept) == right - left else rows, packed)
+    return Window(left, right, length, rows, packed)
