@@ -146,6 +146,11 @@ class Folder:
                 )
         return sorted(found, key=lambda kept: kept.used)
 
+    def latest(self, number: int) -> list[str]:
+        """The keys of the last ``number`` that were used, the last one first; raises OSError."""
+        used = sorted(((used, key) for key, (used, _) in self._sizes().items()), reverse=True)
+        return [key for _, key in used[:number]]
+
     def damaged(self) -> list[str]:
         """The keys of entries that are not what was written; raises OSError."""
         found = []

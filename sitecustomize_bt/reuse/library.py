@@ -38,7 +38,7 @@ _WAITING = 8
 _PATIENCE = 30  # seconds
 
 # How many entries of the folder are looked at for a common prefix, the last used first.
-_LOOKED_AT = 32
+_LOOKED_AT = 128
 
 _LIBRARIES = ("torch", "transformers", "accelerate")
 
@@ -117,15 +117,13 @@ class Place:
         return [one for one in self._prompts if one.context == context]
 
     def _read_prompts(self) -> Iterator[Written]:
-        kept = self._folder.kept()
-        mine = [one for one in reversed(kept) if one.model_class == self._names["model_class"]]
-        for one in mine[:_LOOKED_AT]:
+        for key in self._folder.latest(_LOOKED_AT):
             with contextlib.suppress(OSError, *DAMAGE):
-                about = self._folder.about(one.key)
+                about = self._folder.about(key)
                 prompt = about["entry"].get("prompt")
                 if prompt is not None:
                     rows = tuple(map(bytes.fromhex, prompt["rows"]))
-                    yield Written(one.key, about["context"], rows, prompt["states"] is not None)
+                    yield Written(key, about["context"], rows, prompt["states"] is not None)
 
     def put(self, key: str, context: str, entry: Entry) -> None:
         """Write ``entry`` behind the host's back; what has no form in a file is not written.
