@@ -295,7 +295,8 @@ def test_dynamic_swap(
     assert not hooked(model)
     assert last_line() == (
         "Skipped text_encoder (LLaMA): diffusers_helper's install_model takes over its weights; "
-        "what was enabled has been reverted"
+        "what was enabled has been reverted; "
+        "FRAMEPACK_BETTERTRANSFORMER_REUSE_DIR would keep its answers"
     )
     torch.testing.assert_close(output(model), expected, atol=2e-5, rtol=0)
     refused = sitecustomize_bt.apply(model)

@@ -26,6 +26,7 @@ CPU = torch.device("cpu")
 def _swapped(model: Any) -> list[int]:
     fetched: list[int] = []
     memory = importlib.import_module("diffusers_helper.memory")
+    sitecustomize_bt.install()  # an earlier test's module of that name may have been guarded
     memory.DynamicSwapInstaller.install_model(model, device=CPU)
     for module in model.modules():
         if module._parameters:
