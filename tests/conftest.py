@@ -42,6 +42,18 @@ def without_numbers(line: str) -> str:
     return re.sub(r"\d+", "", line)
 
 
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    """What another test has trained with, or had decided, is nothing to this one."""
+    if "torch" in sys.modules:
+        from optimizers import forget_optimizers
+
+        forget_optimizers()
+    decisions = sys.modules.get("sitecustomize_bt.core.decisions")
+    if decisions is not None:
+        decisions._records.clear()  # the last 1,000 are kept
+
+
 @pytest.fixture(scope="session")
 def run_python() -> Runner:
     """``run_python(code_or_args, env=..., cwd=..., python=...)`` in a real subprocess."""

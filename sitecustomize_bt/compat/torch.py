@@ -40,14 +40,12 @@ _CALLED = (
     *("sum", "tanh", "tensor", "transpose", "tril", "triu", "unbind", "unsqueeze", "var", "where"),
     *("zeros", "zeros_like", "autocast"),
 )
-_called: Callable[[dict[str, Any]], tuple[Any, ...]] = operator.itemgetter(
-    *[name for name in _CALLED if hasattr(torch, name)]
-)
+_CALLED_HERE = tuple(name for name in _CALLED if hasattr(torch, name))
 
 
 def called() -> list[Any]:
     """What stands in torch by the names of what a forward calls."""
-    return list(_called(vars(torch)))
+    return list(map(vars(torch).get, _CALLED_HERE))
 
 
 # Whoever replaces these sees every call of every module.

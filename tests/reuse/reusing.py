@@ -11,7 +11,6 @@ import torch
 from stages import reuse_counts, unseen
 
 import sitecustomize_bt
-from sitecustomize_bt.compat.torch import has_optimizers
 from sitecustomize_bt.core.counts import ReuseCounts
 from sitecustomize_bt.startup import settings
 
@@ -23,20 +22,8 @@ PADDED_TO = 48
 @pytest.fixture(autouse=True)
 def switched_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(settings.REUSE, "1")
-    forget_optimizers()
     yield
     sitecustomize_bt.uninstall()
-
-
-def forget_optimizers() -> None:
-    """Those of earlier tests, which rule reuse out by a mark on their classes."""
-    classes: list[Any] = [torch.optim.Optimizer]
-    while classes:
-        cls = classes.pop()
-        if "step" in vars(cls) and getattr(cls.step, "hooked", False):
-            cls.step = cls.step.__wrapped__
-        classes += cls.__subclasses__()
-    assert not has_optimizers()
 
 
 def applied(name: str = "LlamaModel", **changes: Any) -> Any:

@@ -26,6 +26,7 @@ from sitecustomize_bt.startup.settings import (
     REPORT,
     REUSE,
     REUSE_BYTES,
+    REUSE_DIR,
     Settings,
     from_process,
     read,
@@ -175,7 +176,7 @@ def test_no_size(value: str) -> None:
     assert warning.endswith("or a size like 512MB); nothing is reused")
 
 
-@pytest.mark.parametrize("name", [name for name in VARIABLES if name != REPORT])
+@pytest.mark.parametrize("name", [name for name in VARIABLES if name not in (REPORT, REUSE_DIR)])
 @pytest.mark.parametrize("value", ["garbage", "\udcff", "1,2", ","])
 def test_every_value_that_is_not_understood_is_named(name: str, value: str) -> None:
     """And changes nothing else, as the README says."""

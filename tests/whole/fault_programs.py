@@ -175,7 +175,7 @@ PROGRAMS: dict[str, Program] = {
         away = ids.to("meta"), mask.to("meta")
         if model is not None: attempt(lambda: model(*away)[0].shape)
         """,
-        said="Skipped text_encoder (LLaMA): ",
+        said="Enabled PyTorch SDPA backend for text_encoder (LLaMA)",
     ),
     "a subclass with its own loading": Program(
         """
