@@ -44,7 +44,7 @@ IMPORTED = {
     "ctypes",  # NVML, where torch is built for CUDA
     "json",  # a model's config is read with it, and the report written
     "logging",  # optimum's is hushed
-    *("bisect", "heapq", "queue"),
+    *("bisect", "heapq", "queue", "re"),
     *("hashlib", "safetensors"),  # what is kept in a folder: its keys and checksums, its tensors
     *("torch", "wrapt", "packaging", "huggingface_hub", "optimum"),
 }
