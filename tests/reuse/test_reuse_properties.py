@@ -16,6 +16,7 @@ import tiny
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from optimizers import forget_optimizers
 from stages import reuse_counts
 
 import sitecustomize_bt
@@ -232,6 +233,7 @@ def states(part: Any) -> list[torch.Tensor]:
 
 def play(steps: list[Any], seen: Counter[str]) -> None:
     """One model's life, beside an untouched one that leads the same."""
+    forget_optimizers()  # an earlier life's would rule reuse out for all that follow
     untouched = tiny.build("LlamaModel", num_hidden_layers=2)
     model = copy.deepcopy(untouched)
     assert apply.apply_built(model, REUSING).reuses
