@@ -73,3 +73,14 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
         changes = {**WIDE, **({"head_dim": 16} if name == "LlamaModel" else {})}
         tiny.build(name, **changes).save_pretrained(folder / name)
     return folder
+
+
+def two_of(method: Method, folder: Path) -> tuple[Any, Any]:
+    """The LLaMA of a ``wide`` folder, loaded and quantized twice."""
+    first, second = (
+        transformers.LlamaModel.from_pretrained(
+            folder / "LlamaModel", quantization_config=method.config()
+        ).eval()
+        for _ in range(2)
+    )
+    return first, second

@@ -58,9 +58,7 @@ def weights_elsewhere(
     paths: set[str] = set()
     for own in owns:
         for hook in hooks_of(own):
-            source = getattr(hook, "weights_map", None)
-            source = getattr(source, "dataset", source)  # a PrefixedDataset looks into another
-            held = source if isinstance(source, dict) else getattr(source, "state_dict", None)
+            source, held, _ = _source_of(hook)
             if isinstance(held, dict):
                 dicts[id(held)] = held
             elif source is not None:
@@ -74,24 +72,30 @@ def weights_elsewhere(
 def execution_devices(owns: Iterable[dict[str, Any]]) -> tuple[str, ...]:
     """Where the modules are computed, as their hooks say it; no more than that is on a module."""
     hooks = (hook for own in owns for hook in hooks_of(own))
-    return tuple(sorted({f"{type(hook).__name__} {_place(hook)}" for hook in hooks}))
-
-
-def _place(hook: Any) -> Any:
-    return getattr(hook, "execution_device", None)
+    said = {f"{type(hook).__name__} {getattr(hook, 'execution_device', None)}" for hook in hooks}
+    return tuple(sorted(said))
 
 
 def fetched_from_memory(own: dict[str, Any], name: str) -> Any:
     """The tensor in host memory that the module's weight ``name`` is fetched from, or None."""
     for hook in hooks_of(own):
-        source = getattr(hook, "weights_map", None)
-        held = getattr(source, "dataset", source)
-        if not isinstance(held, dict):
-            held = getattr(held, "state_dict", None) or {}
-        found = held.get(getattr(source, "prefix", "") + name)
+        _, held, prefix = _source_of(hook)
+        found = (held or {}).get(prefix + name)
         if found is not None:
             return found
     return None
+
+
+def _source_of(hook: Any) -> tuple[Any, Any, str]:
+    """What a hook fetches weights from, the dict of those in memory, and how it names them there.
+
+    None, both of them, where it has none.
+    """
+    source = getattr(hook, "weights_map", None)
+    prefix = getattr(source, "prefix", "")
+    source = getattr(source, "dataset", source)  # a PrefixedDataset looks into another
+    held = source if isinstance(source, dict) else getattr(source, "state_dict", None)
+    return source, held, prefix
 
 
 def places_offload(device_map: dict[str, Any]) -> bool:

@@ -6,14 +6,13 @@ from typing import Any
 
 _MARK = "forge_backup_original_class"
 
+# What it sets on a module.
+MARKS = frozenset((_MARK,))
+
 
 def swaps(own: dict[str, Any]) -> bool:
     """Whether the module with this namespace is swapped."""
     return _MARK in own
-
-
-# What it sets on a module.
-MARKS = frozenset((_MARK,))
 
 
 def own_class(module: Any) -> type:

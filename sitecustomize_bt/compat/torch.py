@@ -24,21 +24,12 @@ NAMESPACES = (vars(torch.nn.functional), vars(torch.Tensor))
 _CALLED = (
     *("abs", "add", "addmm", "all", "any", "arange", "baddbmm", "bmm", "cat", "chunk", "clamp"),
     *("concat", "cos", "div", "einsum", "empty", "empty_like", "exp", "finfo", "flatten", "full"),
-    *(
-        "full_like",
-        "gather",
-        "index_select",
-        "isfinite",
-        "isinf",
-        "layer_norm",
-        "log",
-        "logical_and",
-    ),
+    *("full_like", "gather", "index_select", "isfinite", "isinf", "layer_norm", "log"),
+    *("logical_and", "autocast", "zeros", "zeros_like"),
     *("masked_fill", "matmul", "max", "maximum", "mean", "min", "minimum", "mul", "neg", "ones"),
     *("ones_like", "outer", "permute", "pow", "relu", "repeat_interleave", "reshape", "rms_norm"),
     *("rsqrt", "sigmoid", "sin", "softmax", "split", "sqrt", "square", "squeeze", "stack", "sub"),
     *("sum", "tanh", "tensor", "transpose", "tril", "triu", "unbind", "unsqueeze", "var", "where"),
-    *("zeros", "zeros_like", "autocast"),
 )
 _CALLED_HERE = tuple(name for name in _CALLED if hasattr(torch, name))
 

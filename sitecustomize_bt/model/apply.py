@@ -19,7 +19,7 @@ from ..core.decisions import Activity
 from ..families import table
 from ..families.table import Encoder
 from ..forward import backends, front
-from ..forward.call import Stage, why_not_exact
+from ..forward.call import why_not_exact
 from ..startup.settings import Settings
 from . import attention, device, offload, optimum_bridge, quantization
 from .asked_attention import Request
@@ -27,6 +27,7 @@ from .stages import Case, stages_of, watched_in
 
 if TYPE_CHECKING:
     from ..reuse.origin import Origin
+    from ..reuse.repeat import ExactRepeat
 
 _FORWARD_PARTS = ("backends", "padding", "reuse")
 
@@ -40,9 +41,8 @@ class _Applied:
 
     decision: Decision
     watched: weakref.ref[torch.nn.Module]
-    forget: Callable[[], None] | None = None
     configs: attention.Before = field(default_factory=list)
-    repeat: Stage | None = None
+    repeat: ExactRepeat | None = None
 
 
 _applied: weakref.WeakKeyDictionary[torch.nn.Module, _Applied] = weakref.WeakKeyDictionary()
@@ -115,8 +115,8 @@ def revert(model: torch.nn.Module) -> bool:
         watched = found.watched()
         if watched is not None:
             front.detach(watched)
-        if found.forget is not None:
-            found.forget()
+        if found.repeat is not None:
+            found.repeat.forget()
         attention.restore(found.configs)
         return True
 
@@ -160,9 +160,9 @@ def release(target: torch.nn.Module, taker: str) -> list[Decision]:
 def forget(model: torch.nn.Module) -> bool:
     """Drop what encode reuse keeps of ``model``; whether it keeps anything of it at all."""
     found = _applied.get(model) if isinstance(model, torch.nn.Module) else None
-    if found is None or found.forget is None:
+    if found is None or found.repeat is None:
         return False
-    found.forget()
+    found.repeat.forget()
     return True
 
 
@@ -189,13 +189,11 @@ def _attach(
     backends.ask_for(case.settings.backends)
     home = next(cls for cls in type(watched).__mro__ if cls.__module__ == row.module)
     # Known before anything is attached, so that what ends half way can be reverted.
-    applied = _applied[model] = _Applied(
-        decided, weakref.ref(watched), built.forget, case.configs, built.repeat
-    )
+    applied = _applied[model] = _Applied(decided, weakref.ref(watched), case.configs, built.repeat)
     why_not = front.attach(watched, home, front.Front(watched, row.text, built.stages, row.module))
     if why_not:
         applied.decision = decided.without(Reason.NOT_ATTACHED, why_not, *_FORWARD_PARTS)
-        applied.forget = None
+        applied.repeat = None
         return applied.decision, decisions.nothing
     _activities[model] = built.activity
     return decided, built.activity

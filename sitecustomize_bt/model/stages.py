@@ -22,6 +22,7 @@ from . import attention
 
 if TYPE_CHECKING:
     from ..reuse.origin import Origin
+    from ..reuse.repeat import ExactRepeat
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Built:
-    """What stands before one model's calls; ``activity`` and ``forget`` hold nothing of it."""
+    """What stands before one model's calls; ``activity`` holds nothing of it.
+
+    ``repeat``: the one among ``stages`` that answers repeats; None without encode reuse.
+    """
 
     stages: list[Stage]
     activity: Callable[[], Activity]
-    forget: Callable[[], None] | None
-    repeat: Stage | None
+    repeat: ExactRepeat | None
 
 
 def stages_of(model: torch.nn.Module, decided: Decision, case: Case) -> Built:
@@ -67,11 +70,9 @@ def stages_of(model: torch.nn.Module, decided: Decision, case: Case) -> Built:
         set_limit(settings.reuse)
         place = None
         if settings.reuse_dir:
-            from ..reuse import library
+            from ..reuse.place import place_of
 
-            place, why_no_folder = library.place_of(
-                watched_in(model, row), settings, case.origin, decided
-            )
+            place, why_no_folder = place_of(watched_in(model, row), settings, case.origin, decided)
         repeat = ExactRepeat(reused, place)
         stages.append(repeat)
     if measuring is not None:
@@ -99,7 +100,7 @@ def stages_of(model: torch.nn.Module, decided: Decision, case: Case) -> Built:
             measuring.snapshot() if measuring is not None else None,
         )
 
-    return Built(stages, activity, None if repeat is None else repeat.forget, repeat)
+    return Built(stages, activity, repeat)
 
 
 def watched_in(model: torch.nn.Module, row: Encoder) -> torch.nn.Module:

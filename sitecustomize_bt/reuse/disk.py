@@ -55,7 +55,6 @@ class Folder:
 
     def __init__(self, path: str, limit: int) -> None:
         self.path, self.limit = path, limit
-        self._held: int | None = None  # bytes, as far as this process knows
 
     def create(self) -> None:
         """Make the folder, for its user alone, where there is none; raises OSError."""
@@ -157,23 +156,20 @@ class Folder:
         for key in sorted(self.keys()):
             try:
                 self.tensors(key, self.about(key))
-            except OSError:
-                found.append(key)
-            except Exception:  # whatever safetensors raises of what is none
+            except Exception:  # OSError, or whatever safetensors raises of what is none
                 found.append(key)
         return found
 
     def _make_room(self, size: int) -> None:
-        if self._held is None or self._held + size > self.limit:
-            self._sweep()
-            found = [(used, key, held) for key, (used, held) in self._sizes().items()]
-            self._held = sum(held for _, _, held in found)
-            for _, key, held in sorted(found):
-                if self._held + size <= self.limit:
-                    break
-                self.drop(key)
-                self._held -= held
-        self._held += size
+        self._sweep()
+        # Looked at each time: other models and processes write here too.
+        found = sorted((used, key, held) for key, (used, held) in self._sizes().items())
+        total = sum(held for _, _, held in found)
+        for _, key, held in found:
+            if total + size <= self.limit:
+                break
+            self.drop(key)
+            total -= held
 
     def _sizes(self) -> dict[str, tuple[float, int]]:
         """Of each entry, when it was last used (its JSON is written then) and its bytes."""

@@ -14,7 +14,7 @@ from ..forward.call import Answered, Call, Stage
 from ..startup.faults import FAULTS, pass_on
 from . import key as keys
 from .entry import CannotCopyError, Entry, Freezer
-from .library import Place
+from .place import Place
 from .store import Shelf
 from .watch import ModelState
 

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 
-from .faults import FAULTS, is_the_hosts
+from .faults import FAULTS, pass_on
 
 _told: set[str] = set()
 
@@ -29,8 +29,7 @@ def write(text: str) -> None:
             stream.write(data.decode(encoding))
             stream.flush()
     except Exception as error:  # closed, broken or missing: there is nowhere left to say it
-        if is_the_hosts(error):
-            raise
+        pass_on(error)
 
 
 def sentence(error: BaseException) -> str:
@@ -38,8 +37,7 @@ def sentence(error: BaseException) -> str:
     try:
         message = str(error).partition("\n")[0]
     except FAULTS as fault:  # somebody else's class, whose own __str__ is broken
-        if is_the_hosts(fault):
-            raise
+        pass_on(fault)
         message = "it cannot say why"
     shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
     return f"{type(error).__name__}: {shown}"

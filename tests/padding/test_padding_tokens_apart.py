@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from pads import Pair, assert_same, ids, mask_of, nothing_left_behind
-from quantized import METHODS, Method, wide
+from quantized import METHODS, Method, two_of, wide
 from stages import padding_counts, skip_padding
 
 from sitecustomize_bt.core.counts import Passed
@@ -85,14 +85,7 @@ def test_weights_alone_are_quantized(name: str, wide: Any) -> None:
     method: Method = METHODS[name]
     for library in ("accelerate", *method.libraries):
         pytest.importorskip(library)
-    import transformers
-
-    untouched, model = (
-        transformers.LlamaModel.from_pretrained(
-            wide / "LlamaModel", quantization_config=method.config()
-        ).eval()
-        for _ in range(2)
-    )
+    untouched, model = two_of(method, wide)
     skip_padding(model)
     mask = mask_of("right")
     with torch.no_grad():

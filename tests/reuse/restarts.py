@@ -10,11 +10,10 @@ import pytest
 import tiny
 import torch
 import transformers
-from stages import reuse_counts
 
 import sitecustomize_bt
-from sitecustomize_bt.core.counts import ReuseCounts
-from sitecustomize_bt.reuse import library, store
+from sitecustomize_bt.reuse import store
+from sitecustomize_bt.reuse.place import finish
 from sitecustomize_bt.startup import settings
 
 TOKENS = torch.arange(2, 42)[None] % 100
@@ -39,7 +38,7 @@ class Restarts:
 
     def names(self) -> list[str]:
         """The files in the folder, once all of them are written."""
-        library.finish()
+        finish()
         return sorted(path.name for path in self.kept.glob("*"))
 
     def entries(self) -> list[str]:
@@ -55,7 +54,7 @@ def restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Restar
     found.save()
     sitecustomize_bt.install()
     yield found
-    library.finish()
+    finish()
     sitecustomize_bt.uninstall()
 
 
@@ -64,10 +63,4 @@ def encode(model: Any, tokens: torch.Tensor = TOKENS, mask: torch.Tensor = MASK)
     with torch.no_grad():
         states = model(tokens, mask).last_hidden_state
     found: torch.Tensor = states[mask.bool()]
-    return found
-
-
-def counts(model: torch.nn.Module) -> ReuseCounts:
-    found = reuse_counts(model)
-    assert found is not None
     return found

@@ -14,11 +14,12 @@ import pytest
 import tiny
 import torch
 import transformers
-from restarts import MASK, TOKENS, Restarts, counts, encode, restarts
+from restarts import MASK, TOKENS, Restarts, encode, restarts
+from reusing import counts
 
 import sitecustomize_bt
-from sitecustomize_bt.reuse import library
 from sitecustomize_bt.reuse.disk import Folder
+from sitecustomize_bt.reuse.place import finish
 from sitecustomize_bt.startup import settings
 
 __all__ = ["restarts"]  # a fixture
@@ -262,7 +263,7 @@ def test_a_folder_that_cannot_be_used(
     model = restarts.load()
     encode(model)
     encode(model)
-    library.finish()
+    finish()
     assert counts(model).answered == 1  # from memory
     said = [line for line in capfd.readouterr().err.splitlines() if "encode reuse goes on" in line]
     assert len(said) == 1
@@ -272,11 +273,11 @@ def test_a_folder_that_cannot_be_used(
 def test_a_folder_that_vanishes(restarts: Restarts) -> None:
     model = restarts.load()
     first = encode(model)
-    library.finish()
+    finish()
     shutil.rmtree(restarts.kept)
     assert torch.equal(encode(model), first)
     encode(model, TOKENS + 1)
-    library.finish()
+    finish()
     assert not restarts.kept.exists()
     assert counts(model).why_no_folder
 
@@ -292,7 +293,7 @@ def test_the_least_recently_used_goes_first(
     both = restarts.entries()
     assert len(both) == 2
     encode(restarts.load())  # used again, so the other one is the next to go
-    library.finish()
+    finish()
     monkeypatch.setenv(settings.REUSE_DISK, f"{int(size * 2.5)}b")
     sitecustomize_bt.uninstall()
     sitecustomize_bt.install()

@@ -12,10 +12,9 @@ import accelerate
 import pytest
 import tiny
 import torch
-import transformers
 from accelerate.utils import OffloadedWeightsLoader, PrefixedDataset
 from conftest import Runner
-from quantized import METHODS, wide
+from quantized import METHODS, two_of, wide
 from reusing import applied, assert_same, counts, kept, prompt, run
 from stages import reuse_counts
 from swapper import SWAPPER
@@ -287,12 +286,7 @@ def test_quantized(how: str, wide: Path) -> None:
     method = METHODS[how]
     for library in method.libraries:
         pytest.importorskip(library)
-    untouched, model = (
-        transformers.LlamaModel.from_pretrained(
-            wide / "LlamaModel", quantization_config=method.config()
-        ).eval()
-        for _ in range(2)
-    )
+    untouched, model = two_of(method, wide)
     assert sitecustomize_bt.apply(model).reuses
     given = prompt([1, 2, 3])
     run(untouched, given)  # the first forward may still prepare weights

@@ -11,7 +11,8 @@ from typing import Any
 import accelerate
 import pytest
 import torch
-from restarts import Restarts, counts, encode, restarts
+from restarts import Restarts, encode, restarts
+from reusing import counts
 from swapper import SWAPPER
 
 import sitecustomize_bt

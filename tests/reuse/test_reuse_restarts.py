@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from restarts import Restarts, counts, encode, restarts
+from restarts import Restarts, encode, restarts
+from reusing import counts
 
-from sitecustomize_bt.reuse import library
+from sitecustomize_bt.reuse.place import finish
 from sitecustomize_bt.startup import settings
 
 __all__ = ["restarts"]  # a fixture
@@ -50,7 +51,7 @@ class Life:
         self.model = self.restarts.load()
 
     def leave(self) -> None:
-        library.finish()
+        finish()
         found = counts(self.model)
         self.answered += found.from_folder
         self.computed += found.computed
@@ -61,7 +62,7 @@ class Life:
             weight.mul_(self.draw.choice([0.5, 2.0]))
 
     def damage(self) -> None:
-        library.finish()
+        finish()
         paths = sorted(self.restarts.kept.glob("*")) if self.restarts.kept.exists() else []
         if paths:
             path = self.draw.choice(paths)

@@ -393,7 +393,7 @@ PLANTED_OTHERWISE: dict[str, Fault] = {
         (
             f"reuse/{name}"
             for name in (
-                *("__init__", "attributes", "disk", "entry", "key", "library", "origin", "prefix"),
+                *("__init__", "attributes", "disk", "entry", "key", "origin", "place", "prefix"),
                 *("repeat", "rows", "store", "tensors", "watch", "written"),
             )
         ),
