@@ -33,7 +33,16 @@ _DECORATORS = (
     "contextlib",
 )
 
-# Whose hooks fetch weights and otherwise hand on what they are given.
+# Whose hooks fetch or cast weights, and hand on what they are given. diffusers has others, which
+# skip layers or split tensors.
+HOOKS = frozenset(
+    (
+        *("accelerate.hooks", "diffusers.modular_pipelines.components_manager"),
+        *("diffusers.hooks.group_offloading", "diffusers.hooks.layerwise_casting"),
+    )
+)
+
+# Whose functions call hooks, on a module or in place of its forward.
 HOOK_MODULES = ("accelerate.", "diffusers.")
 
 # Whose functions a modeling module calls, and what else in it can be called.

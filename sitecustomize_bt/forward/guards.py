@@ -237,11 +237,11 @@ def _is_known_function(value: Any) -> bool:
 
 
 def _is_replaced(part: torch.nn.Module, own: _Own) -> bool:
-    """Whether somebody's forward, or a hook that is not accelerate's or diffusers', is called."""
+    """Whether a forward of somebody else is called, or a hook that may change more than weights."""
     hooks = [*accelerate.hooks_of(own), *[hook for _, hook in diffusers.hooks_of(own)]]
     forwards = [own["forward"], *accelerate.old_forwards(own)]
     return not (
-        all(type(hook).__module__.startswith(libraries.HOOK_MODULES) for hook in hooks)
+        all(type(hook).__module__ in libraries.HOOKS for hook in hooks)
         and all(_hands_on(forward, type(part).forward) for forward in forwards)
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..compat import accelerate, framepack
+from ..compat import accelerate, diffusers, framepack
 from ..compat.torch import MODULE_ATTRIBUTES
 from ..compat.transformers import MARKS, is_config
 
@@ -34,7 +34,7 @@ class Attributes:
         self._contents: list[tuple[Any, Any]] = []
         seen: set[int] = set()
         for index, (part, own) in enumerate(zip(parts, owns, strict=True)):
-            names = tuple(sorted(own.keys() - _IGNORED))
+            names = tuple(sorted(own.keys() - _IGNORED - diffusers.marks(own)))
             if framepack.own_class(part) is torch.nn.Linear and _OF_LINEAR.issuperset(names):
                 continue
             self._getters.append((index, operator.itemgetter(*names)))

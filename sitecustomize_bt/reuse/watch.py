@@ -1,9 +1,9 @@
 """Whether a model is still what it was: everything its outputs depend on, as far as it can be seen.
 
 Asked before every call, so it has to be quick: lists of what is there now are compared with lists
-of what was there. Only where they differ it is looked at closely, since not all that looks
-looks outputs: transformers marks modules, accelerate fetches weights, and a model is moved to
-another device and back. The functions that run are not looked at here: a call is reused only where
+of what was there. Only where they differ is it looked at closely, since not every change changes
+outputs: transformers marks modules, accelerate fetches weights, and a model is moved to another
+device and back. The functions that run are not looked at here: a call is reused only where
 all of them are known (see ``forward.guards``).
 
 Not to be seen for certain is what is done through ``.data``, numpy or another alias of a weight's
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ..compat import accelerate, framepack
+from ..compat import accelerate, diffusers, framepack
 from ..compat.torch import PARAMETERS
 from ..core.counts import Passed
 from ..startup.faults import pass_on
@@ -33,14 +33,16 @@ class ModelState:
     ``looks``: as ``guards.Stack`` counts them, whose look at the same parts goes before.
 
     ``unsuitable``: why nothing is reused of a model in this state; None if something is.
-    ``devices``: where its weights are. ``placement``: where accelerate has it computed.
+    ``devices``: where its weights are. ``placement``: where hooks have it computed.
     """
 
     def __init__(self, parts: list[torch.nn.Module], owns: list[Own], looks: int) -> None:
         self._looks = looks
         self._types = [framepack.own_class(part) for part in parts]
         self._attributes = Attributes(parts)
-        self.placement = accelerate.execution_devices(owns)
+        self._registered = [i for i, own in enumerate(owns) if diffusers.has_registry(own)]
+        self._groups = self._groups_of(owns)
+        self.placement = (*accelerate.execution_devices(owns), *self._groups)
         self._tensors: Tensors | None = None
         self.devices: tuple[str, ...] = ()
         self.unsuitable: Passed | None = None
@@ -67,6 +69,7 @@ class ModelState:
             return (
                 looks == self._looks
                 and self._attributes.same(owns)
+                and self._groups == self._groups_of(owns)
                 # A model that was built on the meta device is filled by exchanging its weights.
                 and (self._tensors.same(owns) if self._tensors else self._weights == _weights(owns))
             )
@@ -75,7 +78,7 @@ class ModelState:
             return False
 
     def is_followed_by(self, now: ModelState) -> bool:
-        """Whether what has changed since looks no output."""
+        """Whether what has changed since then changes no output."""
         try:
             return (
                 self._tensors is not None
@@ -87,6 +90,9 @@ class ModelState:
         except Exception as error:
             pass_on(error)
             return False
+
+    def _groups_of(self, owns: list[Own]) -> tuple[str, ...]:
+        return diffusers.execution_devices(owns[index] for index in self._registered)
 
 
 def _weights(owns: list[Own]) -> list[int]:

@@ -233,6 +233,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Any], Any], str]] = {
 
 
 @runs_here
+@pytest.mark.campaign
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import gpu_checks

@@ -10,6 +10,7 @@ from typing import Any
 
 import accelerate
 import pytest
+import tiny
 import torch
 from restarts import Restarts, encode, restarts
 from reusing import counts
@@ -66,9 +67,39 @@ def _counting(cls: Any, fetched: list[int]) -> Any:
     return type(cls.__name__, (cls,), {"__getitem__": get})
 
 
+def _grouped(kind: str) -> Callable[[Any], list[int]]:
+    def offload(model: Any) -> list[int]:
+        hooks = importlib.import_module("diffusers.hooks")
+        blocks = {"num_blocks_per_group": 1} if kind == "block_level" else {}
+        hooks.apply_group_offloading(
+            model, onload_device=CPU, offload_device=CPU, offload_type=kind, **blocks
+        )
+        fetched: list[int] = []
+        groups = {}
+        for module in model.modules():
+            registry = vars(module).get("_diffusers_hook")
+            for hook in getattr(registry, "hooks", {}).values():
+                groups[id(hook.group)] = hook.group
+        for group in groups.values():
+            group.onload_ = _noting(group.onload_, fetched)
+        return fetched
+
+    return offload
+
+
+def _noting(function: Any, calls: list[int]) -> Any:
+    def noted() -> None:
+        calls.append(1)
+        function()
+
+    return noted
+
+
 WAYS: dict[str, Callable[[Any], list[int]]] = {
     "a swapper like FramePack's": _swapped,
     "accelerate's cpu_offload": _cpu_offloaded,
+    "diffusers' groups of layers": _grouped("block_level"),
+    "diffusers' groups of one": _grouped("leaf_level"),
 }
 
 
@@ -100,6 +131,33 @@ def test_a_known_prompt_fetches_no_weight(way: str, restarts: Restarts) -> None:
     assert decision.line.endswith("; encode reuse stays on")
     encode(model, torch.full((1, 40), 5))
     assert fetched
+
+
+def test_a_known_prompt_of_a_model_that_is_loaded_with_layers_on_disk(
+    restarts: Restarts, tmp_path: Path
+) -> None:
+    how = {"device_map": tiny.CPU_AND_DISK, "offload_folder": str(tmp_path / "offload")}
+    first = encode(restarts.load(**how))
+    assert len(restarts.entries()) == 1
+    model = restarts.load(**how)
+    fetched = _watched(model)
+    assert torch.equal(encode(model), first)
+    assert (counts(model).from_folder, fetched) == (1, [])
+    encode(model, torch.full((1, 40), 5))
+    assert fetched
+
+
+def test_groups_that_are_taken_off_again(restarts: Restarts) -> None:
+    """Where it is computed is told by hooks alone, which come and go on modules that keep them."""
+    model = restarts.load()
+    WAYS["diffusers' groups of one"](model)
+    first = encode(model)
+    for module in model.modules():
+        registry = vars(module).get("_diffusers_hook")
+        if registry is not None:
+            registry.remove_hook("group_offloading", recurse=False)
+    assert torch.equal(encode(model), first)
+    assert (counts(model).computed, counts(model).why_no_folder) == (2, "")
 
 
 def test_a_known_prompt_of_a_model_that_is_loaded_from_disk_for_each_forward(

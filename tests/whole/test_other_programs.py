@@ -210,6 +210,16 @@ def pre_hooked(model: Any, monkey: Monkey) -> None:
     model.layers[0].mlp.register_forward_pre_hook(lambda part, args: (by_width(args[0]),))
 
 
+def broadcast(model: Any, monkey: Monkey) -> None:
+    """diffusers' Pyramid Attention Broadcast: every second time, what an attention gave before."""
+    hooks = pytest.importorskip("diffusers.hooks.hooks")
+    pyramid = pytest.importorskip("diffusers.hooks.pyramid_attention_broadcast")
+    for layer in model.layers:
+        registry = hooks.HookRegistry.check_if_exists_or_initialize(layer.self_attn)
+        hook = pyramid.PyramidAttentionBroadcastHook((0, 1000), 2, lambda: 500)
+        registry.register_hook(hook, "broadcast")
+
+
 def dropped_layers(model: Any, monkey: Monkey) -> None:
     model.layers = model.layers[:-2]
 
@@ -463,6 +473,7 @@ PROGRAMS: dict[str, Change] = {
     "D: a forward of its own": own_forward,
     "D: a partial": partial_forward,
     "D: beside _old_forward": old_forward,
+    "D: diffusers' attention broadcast": broadcast,
     "E: dropout": dropout,
     "E: dropout in the attention": dropout_in_attention,
     "I: layers dropped": dropped_layers,
