@@ -1,8 +1,8 @@
-"""A program that starts again with a prompt that was ever encoded: time, and weights that are read.
+"""FramePack's encode phase in a program that starts again: time, memory and weights that are read.
 
-Each variant is a process of its own: without the hook, with an empty reuse folder, and with what
-that has written. Weights are mapped from the checkpoint's files: ``RssFile`` of Linux says how much
-of them (and of the libraries, which the row "loaded" has as well) a process has read.
+One prompt, its text and one picture. Each variant is a process of its own: without the hook, with
+an empty reuse folder, and with what that has written. Weights are mapped from the checkpoints'
+files, and Linux says how much of those mappings a process has read.
 
     python tests/benchmarks/restart.py [--layers 2] [--turns 3]
 """
@@ -10,6 +10,7 @@ of them (and of the libraries, which the row "loaded" has as well) a process has
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -21,32 +22,46 @@ from pathlib import Path
 import torch
 import transformers
 
-from sitecustomize_bt.families.table import row_named
+from sitecustomize_bt.families.table import ENCODERS
 from sitecustomize_bt.startup.settings import ENABLE, REUSE_DIR
 
-PROGRAM = """
+START = """
 import json, re, sys, time
 import torch, transformers
 transformers.logging.disable_progress_bar()
+
+def resident(pattern, path):
+    with open(f"/proc/self/{path}") as file:
+        return sum(map(int, re.findall(pattern, file.read()))) * 1024
+
 def mapped():
-    with open("/proc/self/status") as file:
-        return int(re.search(r"RssFile:\\s+(\\d+)", file.read())[1]) * 1024
+    return resident(r"\\.safetensors\\nSize:.*\\n(?:.*\\n){2}Rss: +(\\d+)", "smaps")
+"""
+
+PROGRAM = """
 start = time.perf_counter()
-model = transformers.LlamaModel.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
-loaded, before = time.perf_counter(), mapped()
+prompt, text, picture = [
+    getattr(transformers, name).from_pretrained(f"{sys.argv[1]}/{name}", dtype=torch.bfloat16)
+    for name in ("LlamaModel", "CLIPTextModel", "SiglipVisionModel")
+]
+loaded = time.perf_counter()
 tokens = torch.arange(351)[None] % 1000
-mask = (tokens < 140).long()
+side = picture.config.image_size
+torch.manual_seed(0)
 with torch.no_grad():
-    model(tokens, mask, output_hidden_states=True)
+    prompt(tokens, (tokens < 140).long(), output_hidden_states=True)
+    text(tokens[:, :77])
+    picture(torch.randn(1, 3, side, side, dtype=torch.bfloat16))
 end = time.perf_counter()
-print(json.dumps({"load_s": loaded - start, "encode_s": end - loaded, "read": mapped() - before}))
+print(json.dumps({"load": loaded - start, "encode": end - loaded, "read": mapped(),
+                  "resident": resident(r"VmRSS:\\s+(\\d+)", "status")}))
 """
 
 
-def measured(checkpoint: Path, **env: str) -> dict[str, float]:
-    """What one process says."""
+def measured(checkpoints: Path, program: str = PROGRAM, **env: str) -> dict[str, float]:
+    """What a process of its own says, that runs START and ``program``: seconds, and bytes."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(checkpoint)],
+        [sys.executable, "-c", START + program, str(checkpoints)],
         env={**os.environ, "HF_HUB_OFFLINE": "1", **env},
         capture_output=True,
         text=True,
@@ -56,41 +71,50 @@ def measured(checkpoint: Path, **env: str) -> dict[str, float]:
     return found
 
 
-def save(folder: Path, layers: int) -> int:
-    """A random LLaMA of true widths; returns the bytes of its weights."""
-    row = row_named("LlamaModel")
-    assert row is not None
-    config = transformers.LlamaConfig(**{**row.sizes.true, "num_hidden_layers": layers})
+def save(folder: Path, widths: str, layers: int) -> int:
+    """FramePack's encoders with random weights; the bytes of all weights."""
     torch.set_default_dtype(torch.bfloat16)
-    transformers.LlamaModel(config).save_pretrained(folder)
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    for row in ENCODERS:
+        if row.role:
+            sizes = dict(row.sizes.true if widths == "true" else row.sizes.reduced)
+            if row.sizes.layers:
+                sizes[row.sizes.layers] = layers
+            config = getattr(transformers, row.sizes.config)(**sizes)
+            getattr(transformers, row.name)(config).save_pretrained(folder / row.name)
+            gc.collect()
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
 
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=2, help="of LLaMA (%(default)s)")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--widths", choices=("true", "reduced"), default="true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        checkpoint = Path(name) / "checkpoint"
-        size = save(checkpoint, options.layers)
+        checkpoints = Path(name) / "checkpoints"
+        size = save(checkpoints, options.widths, options.layers)
         turns: dict[str, list[dict[str, float]]] = {"untouched": [], "a miss": [], "known": []}
         for turn in range(options.turns):
             env = {ENABLE: "1", REUSE_DIR: str(Path(name) / f"kept {turn}")}
-            turns["untouched"].append(measured(checkpoint, **{ENABLE: "0"}))
-            turns["a miss"].append(measured(checkpoint, **env))
-            turns["known"].append(measured(checkpoint, **env))
-    print(f"LLaMA, {options.layers} layers, bfloat16, {size / 1e6:,.0f} MB, 140 of 351 real")
-    print("| | load | encode | weights read | of all |")
-    print("|---|---|---|---|---|")
+            turns["untouched"].append(measured(checkpoints, **{ENABLE: "0"}))
+            turns["a miss"].append(measured(checkpoints, **env))
+            turns["known"].append(measured(checkpoints, **env))
+    print(f"LLaMA of {options.layers} layers with 140 of 351 real tokens, CLIP-L, SigLip so400m")
+    print(f"bfloat16, {size / 1e6:,.0f} MB of weights, {options.widths} widths\n")
+    print("| | load | encode phase | speed-up | weights read | of all | resident |")
+    print("|---|---|---|---|---|---|---|")
     for variant, found in turns.items():
-        load, encode, read = (
-            statistics.median(one[key] for one in found) for key in ("load_s", "encode_s", "read")
+        load, encode, read, resident = (
+            statistics.median(one[key] for one in found)
+            for key in ("load", "encode", "read", "resident")
         )
+        pairs = zip(turns["untouched"], found, strict=True)
+        ratio = statistics.median(before["encode"] / after["encode"] for before, after in pairs)
         print(
-            f"| {variant} | {load:.2f} s | {encode * 1e3:,.0f} ms | {read / 1e6:,.1f} MB "
-            f"| {read / size:.1%} |"
+            f"| {variant} | {load:.1f} s | {encode:.2f} s | {ratio:.2f}x | {read / 1e6:,.1f} MB "
+            f"| {read / size:.1%} | {resident / 1e6:,.0f} MB |"
         )
 
 
