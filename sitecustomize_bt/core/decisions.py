@@ -51,6 +51,15 @@ def keep(decision: Decision, activity: Callable[[], Activity | None] = nothing) 
             _records.append(Record(decision, activity))
 
 
+def hand_on(earlier: Decision, later: Decision) -> None:
+    """Keep ``later`` on the same model, which counts from now on what the model does."""
+    with _lock:
+        record = _record(earlier)
+        keep(later, nothing if record is None else record.activity)
+        if record is not None:
+            record.activity = nothing
+
+
 def drop(decision: Decision) -> None:
     """Keep it no longer: it was undone before anybody was told of it."""
     with _lock:

@@ -153,7 +153,7 @@ def release(target: torch.nn.Module, taker: str) -> list[Decision]:
             attention.restore(found.configs)
             front.replace_stages(watched, [found.repeat])
             _applied[model] = dataclasses.replace(found, decision=offloaded, configs=[])
-            decisions.keep(offloaded, _activities.get(model, decisions.nothing))
+            decisions.hand_on(found.decision, offloaded)
         return decided
 
 
