@@ -37,7 +37,7 @@ def unknown() -> str | None:
 
 
 def fault(name: str, version: str) -> str | None:
-    """That ``version`` of the library ``name`` is outside its range; None if it is inside."""
+    """A sentence if ``version`` of the library ``name`` is outside its range; else None."""
     from packaging.specifiers import SpecifierSet
 
     # Source checkouts call themselves X.Y.0.dev0, and CPU builds of torch X.Y.Z+cpu.

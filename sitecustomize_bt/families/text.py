@@ -1,4 +1,4 @@
-"""What the adapter of a text family says of its forward."""
+"""The adapter of a text family: what it says of the family's forward."""
 
 from __future__ import annotations
 
