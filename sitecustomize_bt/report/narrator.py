@@ -1,4 +1,4 @@
-"""What is said on stderr about each decision."""
+"""The lines on stderr about each decision."""
 
 from __future__ import annotations
 
