@@ -84,7 +84,7 @@ def revert(model: torch.nn.Module) -> bool:
 
 
 def forget(model: torch.nn.Module) -> bool:
-    """Drop what encode reuse keeps of ``model``, after a change of it that nobody can see.
+    """Drop what encode reuse keeps of ``model``, after a change that reuse cannot see.
 
     For example, after a write to a weight through ``.data`` or a numpy view. Returns whether
     anything is kept of this model at all.

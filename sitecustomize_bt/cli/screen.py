@@ -88,7 +88,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
     begun = itertools.count(1)
 
     def say(text: str) -> None:
-        if sys.stderr is not None and sys.stderr.isatty():  # over what was said before
+        if sys.stderr is not None and sys.stderr.isatty():  # overwrites the previous text
             print(f"\r{text[: WIDTH - 1]:<{WIDTH - 1}}\r", end="", file=sys.stderr, flush=True)
 
     try:

@@ -93,7 +93,7 @@ def _source_of(hook: Any) -> tuple[Any, Any, str]:
     """
     source = getattr(hook, "weights_map", None)
     prefix = getattr(source, "prefix", "")
-    source = getattr(source, "dataset", source)  # a PrefixedDataset looks into another
+    source = getattr(source, "dataset", source)  # a PrefixedDataset wraps another source
     held = source if isinstance(source, dict) else getattr(source, "state_dict", None)
     return source, held, prefix
 

@@ -22,7 +22,7 @@ CLASS_MODULES = (
     *("transformers.pytorch_utils", "peft.tuners.", "bitsandbytes.nn.", "optimum.quanto.nn."),
 )
 
-# Those classes may inherit from these. torch.nn.Module is checked apart, in each forward.
+# Where their base classes may come from. torch.nn.Module is checked separately, in each forward.
 _BASE_MODULES = (*CLASS_MODULES, "transformers.modeling_layers")
 _MODULE = "torch.nn.modules.module"
 
@@ -120,7 +120,7 @@ def looks_for_outliers(own: dict[str, Any]) -> bool:
 
 
 def _is_inherited(name: str, value: Any, bases: tuple[type, ...]) -> bool:
-    """Whether ``value`` is what ``bases`` have by that name, or a known library's wrapper of it.
+    """Whether ``value`` is what ``bases`` have under that name, or a known library's wrapper of it.
 
     transformers 5 wraps the forward of each class that inherits from one of its layers.
     """
@@ -168,12 +168,12 @@ def is_own(value: Any, cls: type) -> bool:
         if not module_of(function).startswith(_DECORATORS):
             return False
         function = inner
-    # Slots, members and functions written in C, which nobody puts there later.
+    # Slots, members and functions written in C are fine: nobody adds those later.
     return not isinstance(value, FunctionType) and type(value).__module__ == "builtins"
 
 
 def are_own_functions(names: dict[str, Any]) -> bool:
-    """Whether no function in a module's namespace is somebody else's.
+    """Whether a module's namespace holds no foreign function.
 
     torch's compiler adds its own there, under names that nobody else calls.
     """
@@ -199,7 +199,7 @@ def is_own_function(value: Any) -> bool:
 
 
 def are_torchs(names: Iterable[tuple[str, Any]]) -> bool:
-    """Whether no public function in one of torch's namespaces is somebody else's."""
+    """Whether one of torch's namespaces holds no foreign public function."""
     return all(_is_torchs(value) for name, value in list(names) if _is_called(name))
 
 

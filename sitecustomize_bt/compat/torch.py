@@ -50,14 +50,14 @@ _function_modes: Callable[[], list[Any]] = getattr(
     torch.overrides, "_get_current_function_mode_stack", list
 )
 
-# The call without what is in that place; a class may have its own.
+# The call that Module.__call__ makes if CALL_PLACE is None; a class may have its own.
 plain_call: Callable[[torch.nn.Module], Callable[..., Any]] = operator.attrgetter("_call_impl")
 
 # Where a module keeps its parts, tensors and hooks, in its namespace.
 PARTS, PARAMETERS, BUFFERS = "_modules", "_parameters", "_buffers"
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
-# How often a tensor was changed in place, as far as torch counts that.
+# How often a tensor was changed in place, by torch's own count.
 version_of: Callable[[torch.Tensor], int] = operator.attrgetter("_version")
 
 # Tensors that are not fake, distributed or anybody else's.
@@ -100,7 +100,7 @@ def is_traced() -> bool:
 
 
 def is_watched() -> bool:
-    """Whether somebody's mode or global module hook sees what every module does.
+    """Whether a mode or a global module hook sees what every module does.
 
     ``with torch.device(...)`` is a mode as well; it only says where new tensors go.
     """
@@ -138,7 +138,7 @@ def inner_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def autocast_dtype(device: str) -> torch.dtype | None:
-    """What autocast computes in on a type of device; None where it is off."""
+    """The dtype that autocast uses on a type of device; None if it is off."""
     try:
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     except (TypeError, RuntimeError, AttributeError) as error:  # torch before 2.4 has other names

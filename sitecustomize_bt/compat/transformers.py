@@ -32,7 +32,7 @@ MARKS = frozenset(("_is_hf_initialized", "_output_capturing_hooks_installed"))
 # Its classes whose instances consist of their attributes only.
 _BY_ATTRIBUTES = ("DynamicCache", "DynamicLayer")
 
-# Where a forward's functions come from, beside the model's own module.
+# Where a forward's functions come from, besides the model's own module.
 _FUNCTION_MODULES = (
     "transformers.masking_utils",  # from 4.53
     "transformers.integrations.sdpa_attention",  # from 4.48
@@ -141,7 +141,7 @@ def nested_configs(config: Any) -> list[Any]:
 
 
 def says_autoset(saved: Any) -> bool:
-    """Whether a config, or what was saved of one, says that a choice was made (4.x)."""
+    """Whether a config, or a saved one, says that transformers has made a choice (4.x)."""
     if isinstance(saved, Mapping):
         return saved.get(_AUTOSET) is True
     return getattr(saved, _AUTOSET, False) is True

@@ -18,7 +18,7 @@ class Reason(enum.Enum):
 
     ON = "on"
     RUNS_SDPA = "runs SDPA"
-    # All of it is off.
+    # Everything is off.
     OFF = "off"
     FAST_START = "fast start"
     MEMORY_V2 = "memory_v2 backend"

@@ -92,7 +92,7 @@ class _Lease:
                 _leases.remove(self._thread)
                 self._held = False
 
-    # If Ctrl-C comes before the stage is given the lease.
+    # For a Ctrl-C that comes before the stage is given the lease.
     __del__ = give_up
 
 

@@ -66,7 +66,7 @@ def switch(model: torch.nn.Module, row: Encoder) -> Before:
 
 
 def restore(before: Before) -> None:
-    """Give every module the config object back that it had."""
+    """Give every module its old config object back."""
     for reference, config in before:
         module = reference()
         if module is not None:

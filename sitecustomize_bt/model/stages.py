@@ -51,7 +51,7 @@ class Built:
 
 
 def stages_of(model: torch.nn.Module, decided: Decision, case: Case) -> Built:
-    """The stages of a forward, in their order; no other place decides which there are.
+    """The stages of a forward, in their order; only this function decides which there are.
 
     An answered repeat needs no other stage. The measured time includes the stages after it. The
     common prefix sees the columns that the padding skip leaves. Backends are for SDPA itself.

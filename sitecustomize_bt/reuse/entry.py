@@ -21,7 +21,7 @@ _PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device, type)
 
 
 class CannotCopyError(Exception):
-    """An output holds something that a copy may not replace."""
+    """An output holds something that must not be replaced by a copy."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ _SETTINGS = (
 
 
 class CannotTellError(Exception):
-    """It cannot be told whether two calls with this argument are equal."""
+    """Two calls with this argument cannot be compared."""
 
 
 def of(values: Values | None) -> Hashable:

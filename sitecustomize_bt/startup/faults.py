@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # well call sys.exit() while it is imported.
 FAULTS = (Exception, SystemExit)
 
-# Packages not written in Python, whose exceptions come without a frame of theirs.
+# Packages that are partly not written in Python: their exceptions may come without their frame.
 _WITHOUT_FRAMES = frozenset(sys.stdlib_module_names) | {"safetensors_rust", "torch"}
 
 _OURS = __name__.partition(".")[0]

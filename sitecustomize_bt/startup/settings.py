@@ -80,7 +80,7 @@ class Settings:
 
     @property
     def enabled(self) -> bool:
-        """Whether models are to be looked at for acceleration at all."""
+        """Whether any model may be accelerated."""
         return self.mode != "off" and not self.disabled_by_flag
 
     @property

@@ -129,7 +129,7 @@ class Work(NamedTuple):
 
 
 def flops(model: Any, given: dict[str, Any]) -> int | None:
-    """The FLOPs of ``model``'s forward, which is on the meta device and computes nothing.
+    """The FLOPs of a forward of ``model``, which is on the meta device: nothing is computed.
 
     None where it cannot run there: LLaMA of transformers 4 asks for the device's autocast.
 
