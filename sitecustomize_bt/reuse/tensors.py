@@ -28,8 +28,8 @@ from ..compat.torch import (
 )
 from ..startup.faults import pass_on
 
-# If a tensor has moved, up to this many numbers are compared one by one. Of a larger one, _SAMPLED
-# at each of three places: reading a weight that is mapped from a file loads whole blocks.
+# Up to this many numbers are compared one by one where a tensor has moved; of more, _SAMPLED at
+# each of three places: weights that are mapped from a file are read in blocks.
 _SMALL = 4096
 _SAMPLED = 32
 
