@@ -1,4 +1,4 @@
-"""The public functions; ``sitecustomize_bt`` hands them out when they are first used."""
+"""The public functions; ``sitecustomize_bt`` loads them when they are first used."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["__version__", "apply", "forget", "install", "revert", "status", "uni
 def install() -> bool:
     """Hook ``from_pretrained`` of the registered classes in this process, now and for later.
 
-    What the start-up files do where the variable is set; for a notebook, after transformers was
-    imported too. Calling it is asking for it: an unset variable counts as 1, while an explicit
-    0 and ``--disable-bettertransformer`` still win. Returns whether the hooks are in place.
-    Never raises; calling it again changes nothing.
+    This is what the start-up files do where the variable is set. A notebook may call it after
+    importing transformers. The call counts as a request: an unset variable counts as 1, but an
+    explicit 0 and ``--disable-bettertransformer`` still win. Returns whether the hooks are in
+    place. Never raises; calling it again changes nothing.
     """
     with console.shielded("installing the hooks"):
         return activation.activate(explicitly=True)
@@ -50,10 +50,10 @@ def uninstall() -> None:
 def apply(model: torch.nn.Module) -> Decision:
     """Accelerate a model that is already built; returns what was decided and why.
 
-    ``model`` is an instance of a registered class (or a subclass). Where it runs eager attention
-    it is switched to SDPA on copies of its config objects (another model may share them); where
-    transformers chose the attention class at build time (before 4.48, CLIP and SigLip somewhat
-    longer) or it runs anything else, it is left alone and the decision says so. No weight is
+    ``model`` is an instance of a registered class (or a subclass). If it runs eager attention, it
+    is switched to SDPA on copies of its config objects (another model may share them). It is left
+    alone, and the decision says so, if it runs anything else, or if transformers chose the
+    attention class at build time (before 4.48, CLIP and SigLip somewhat longer). No weight is
     touched. Raises nothing of its own.
     """
     from .model import apply as applied
@@ -75,7 +75,7 @@ def apply(model: torch.nn.Module) -> Decision:
 def revert(model: torch.nn.Module) -> bool:
     """Undo ``apply`` (or what the hook did) on ``model``; returns whether there was anything.
 
-    Hooks are removed and every config object is the one that was there. A model that was
+    Hooks are removed, and every config object is the old one again. A model that was
     *loaded* with SDPA keeps it: nothing was in force before.
     """
     from .model import apply as applied
@@ -84,10 +84,10 @@ def revert(model: torch.nn.Module) -> bool:
 
 
 def forget(model: torch.nn.Module) -> bool:
-    """Drop what encode reuse keeps of ``model``, after a change of it that nobody can see.
+    """Drop what encode reuse keeps of ``model``, after a change that reuse cannot see.
 
-    Such as what is written to a weight through ``.data`` or a numpy view. Returns whether anything
-    is kept of this model at all.
+    For example, after a write to a weight through ``.data`` or a numpy view. Returns whether
+    anything is kept of this model at all.
     """
     from .model import apply as applied
 

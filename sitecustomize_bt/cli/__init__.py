@@ -1,1 +1,1 @@
-"""The command line: doctor, status, verify, bench."""
+"""The command line: doctor, status, verify, bench, reuse."""

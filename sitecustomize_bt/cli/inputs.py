@@ -1,6 +1,6 @@
 """Generated prompts, texts and pictures for a model, from its own config.
 
-They are drawn from torch's own generator: after the same seed they are the same.
+They come from torch's own generator: the same seed gives the same inputs.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import torch
 PADDED = 351  # FramePack: 95 tokens of template and 256 of prompt
 TEMPLATE = 95
 
-# FramePack's: a prompt of 45 tokens and a short negative one behind the template's 95.
+# FramePack's: a prompt of 45 tokens and a short negative one after the template's 95.
 PHASE_TOKENS = (140, 110)
 
 Tensors = dict[str, torch.Tensor]
 
 
 def prompts(config: Any, spans: list[tuple[int, int]], length: int) -> Tensors:
-    """A row for each span of real tokens, from the first to behind the last, in ``length``."""
+    """A row of ``length`` columns for each span (first real token, one past the last)."""
     mask = torch.zeros((len(spans), length), dtype=torch.long)
     for row, (start, end) in zip(mask, spans, strict=True):
         row[start:end] = 1
-    # Zero where the mask hides: a padding token of any kind, which nobody is to look at.
+    # Zero where the mask hides: any token will do as padding, because nobody may read it.
     return {"input_ids": _ids(config, *mask.shape) * mask, "attention_mask": mask}
 
 
@@ -32,12 +32,12 @@ def texts(config: Any, batch: int, length: int) -> Tensors:
     ids = _ids(config, batch, length)
     end = getattr(_part(config, "text_config"), "eos_token_id", None)
     if isinstance(end, int) and 0 <= end < _part(config, "text_config").vocab_size:
-        ids[:, -1] = end  # some models pool where they find it
+        ids[:, -1] = end  # some models pool at this token
     return {"input_ids": ids}
 
 
 def pictures(config: Any, batch: int) -> Tensors:
-    """Pictures of the size that the model takes."""
+    """Pictures of the model's size."""
     vision = _part(config, "vision_config")
     shape = (batch, vision.num_channels, vision.image_size, vision.image_size)
     return {"pixel_values": torch.randn(shape)}
@@ -50,7 +50,7 @@ def longest(config: Any) -> int:
 
 
 def on(model: Any, given: Tensors) -> Tensors:
-    """``given`` as ``model`` takes it: on its device, and in its dtype what has one."""
+    """``given`` on the device of ``model``; floating-point tensors also in its dtype."""
     return {
         name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
         for name, tensor in given.items()
@@ -62,5 +62,5 @@ def _ids(config: Any, batch: int, length: int) -> torch.Tensor:
 
 
 def _part(config: Any, name: str) -> Any:
-    # A model of several parts has a config for each.
+    # A model of several parts has one config for each part.
     return getattr(config, name, config)

@@ -1,4 +1,4 @@
-"""The parser, and what the outcome of a command becomes: text or JSON, and an exit status."""
+"""The parser; it turns the outcome of a command into text or JSON, and an exit status."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _say(sentence: str, status: int, debug: bool = False) -> int:
 
 
 def _stand_aside() -> None:
-    """The hook may be on in this process as well, and is neither to act nor to speak here."""
+    """Switch the hook off in this process: here it must neither act nor print."""
     from ..core import console
     from ..hooks import activation
 
@@ -75,7 +75,7 @@ def _stand_aside() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's, but for the ten lines of usage that it puts before a sentence."""
+    """argparse's parser, without the ten lines of usage before an error."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(WRONG_USE, f"{self.prog}: {message} (see {self.prog} --help)\n")

@@ -1,4 +1,4 @@
-"""What a command comes to: a value that is shown as text or as JSON."""
+"""The outcome of a command: a value that is shown as text or as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FINE, FINDING, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 @dataclass(frozen=True)
 class Table:
-    """``rows``: cells as text; those of the columns ``numbers`` stand to the right."""
+    """``rows``: cells as text. Those in the columns ``numbers`` are aligned to the right."""
 
     title: str
     columns: Sequence[str]

@@ -16,10 +16,10 @@ from .outcome import FailedError, WrongUseError
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
-# safetensors' names of those; any other weights are quantized, and no dtype changes their size.
+# safetensors' names of these. Any other weights are quantized, and no dtype changes their size.
 _SAFETENSORS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
-# In the order in which transformers looks for them.
+# In the order in which transformers tries them.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 _SUPPORTED = ", ".join(row.name for row in table.ENCODERS)
@@ -43,7 +43,7 @@ class SavedModel:
 
 
 def find(folder: Path, class_name: str | None = None) -> list[SavedModel]:
-    """The encoders in ``folder``, a model's or a pipeline's; ``class_name``: only as that class."""
+    """The encoders in the folder of a model or a pipeline; ``class_name``: only of that class."""
     asked = None if class_name is None else _row(class_name)
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
@@ -71,7 +71,7 @@ def find(folder: Path, class_name: str | None = None) -> list[SavedModel]:
 def libraries() -> tuple[Any, Any]:
     """torch, and a transformers that prints nothing but errors."""
     try:
-        import torch  # without it, transformers has names for its classes and no more
+        import torch  # without it, transformers' classes are only names
         import transformers
     except ImportError as error:
         text = "torch and transformers are needed (pip install 'sitecustomize-bt[encoders]')"
@@ -120,13 +120,13 @@ def load(saved: SavedModel, attention: str | None, dtype: str, device: str) -> A
 
 
 def first_line(error: Exception) -> str:
-    """What ``error`` says, without what may follow it."""
+    """The first line of what ``error`` says."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _parts(folder: Path) -> list[Path]:
     """The folders of a pipeline's parts that have a config.json."""
-    # The parts of FramePack come without a model_index.json.
+    # FramePack's parts come without a model_index.json.
     names = [row.role for row in table.ENCODERS if row.role]
     if (folder / "model_index.json").is_file():
         index = _read(folder / "model_index.json")
@@ -174,7 +174,7 @@ def _saved(folder: Path, config: dict[str, Any], row: Encoder) -> SavedModel:
     if dtype not in ITEM_BYTES:
         dtype = max(floats, key=lambda name: floats[name], default="float32")
     if files[0].suffix != ".safetensors":
-        floats[dtype] = total  # nothing else is known of them
+        floats[dtype] = total  # a .bin file is not read for its dtypes
     return SavedModel(folder, row, dtype, total, floats)
 
 
@@ -198,8 +198,8 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _floats(files: list[Path]) -> Counter[str]:
-    """The bytes of the weights of each dtype, read off the files' headers."""
-    libraries()  # without which there may be no safetensors
+    """The bytes of the weights of each dtype, read from the files' headers."""
+    libraries()  # raises if there is no transformers, which brings safetensors
     import safetensors
 
     sizes: Counter[str] = Counter()
@@ -211,7 +211,7 @@ def _floats(files: list[Path]) -> Counter[str]:
                     if dtype is not None:
                         sizes[dtype] += ITEM_BYTES[dtype] * math.prod(weight.get_shape())
         except (OSError, safetensors.SafetensorError) as error:
-            # Weights are cut off behind a whole header: to load them is what fails.
+            # Only the weights are cut off, after a whole header: loading them will fail and say so.
             if "incomplete" not in str(error).lower():
                 raise WrongUseError(f"{file} is not a safetensors file: {error}") from error
     return sizes

@@ -1,4 +1,4 @@
-"""Tables on stdout, and progress on stderr where that is a terminal; plain text."""
+"""Plain text: tables on stdout, and progress on stderr if that is a terminal."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .outcome import Table
 
 WIDTH = 80
 _GAP = "  "
-_WORD = 20  # what is longer may be broken
+_WORD = 20  # a longer word may be broken
 
 
 def show(blocks: Sequence[Table | str]) -> None:
-    """Print ``blocks`` to stdout, with an empty line between two."""
+    """Print ``blocks`` to stdout, separated by empty lines."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold what the console cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     room = max(WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else WIDTH
@@ -27,12 +27,12 @@ def show(blocks: Sequence[Table | str]) -> None:
 
 
 def _text(text: str, width: int) -> str:
-    # A path stays in one piece, to be copied.
+    # A path stays in one piece, so that it can be copied.
     return "\n".join(_wrapped(_shown(text), width, break_long_words=False))
 
 
 def _shown(text: str) -> str:
-    # A report or a folder's name comes from anywhere: it is not to steer the terminal.
+    # The name of a report or a folder may come from anywhere: it must not steer the terminal.
     return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
 
 
@@ -52,11 +52,11 @@ def _table(table: Table, room: int) -> str:
 
 
 def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
-    """How wide each column is: as it likes, but for the widest ones where ``room`` is short."""
+    """The width of each column; if ``room`` is short, the widest ones shrink."""
     widths, least = [], []
     for cells in zip(*rows, strict=True):
         widths.append(max(len(line) for cell in cells for line in cell.split("\n")))
-        # No word is broken that is not a path or the like.
+        # Only a long word, such as a path, is ever broken.
         longest = max((len(word) for cell in cells for word in cell.split()), default=0)
         least.append(min(longest, _WORD))
     while sum(widths) + len(_GAP) * (len(widths) - 1) > room:
@@ -64,7 +64,7 @@ def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
         widest = max((width for width, word in pairs if width > word), default=0)
         if not widest:
             break
-        # Alike columns stay alike.
+        # Columns of equal width stay equal.
         widths = [width - (width == widest and width > word) for width, word in pairs]
     return widths
 
@@ -84,11 +84,11 @@ def _lines(row: Sequence[str], widths: Sequence[int], numbers: Sequence[int]) ->
 
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
-    """``step(name)`` says on stderr, where that is a terminal, which of ``total`` steps begins."""
+    """``step(name)`` shows on stderr, if that is a terminal, which of ``total`` steps begins."""
     begun = itertools.count(1)
 
     def say(text: str) -> None:
-        if sys.stderr is not None and sys.stderr.isatty():  # over what was said before
+        if sys.stderr is not None and sys.stderr.isatty():  # overwrites the previous text
             print(f"\r{text[: WIDTH - 1]:<{WIDTH - 1}}\r", end="", file=sys.stderr, flush=True)
 
     try:

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> CommandOutcome:
     ``accelerated``, ``forwards``, ``tokens_given``, ``tokens_computed``). A finding: something is
     unreadable, or no model was accelerated.
     """
-    if not options.path:  # a shell's variable that is not set, and not the folder we are in
+    if not options.path:  # an unset shell variable; it must not mean the current folder
         raise WrongUseError("the path of a report is empty")
     reports, unreadable = _read_all(Path(options.path))
     totals = _totals(reports)
@@ -74,7 +74,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         _table(report)
         _summary(_totals([report]))
-        json.dumps(report, allow_nan=False)  # Python reads NaN, which JSON does not know
+        json.dumps(report, allow_nan=False)  # Python reads NaN, which is not JSON
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise FailedError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     return {"path": str(path), **report}

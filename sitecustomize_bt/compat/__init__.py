@@ -1,1 +1,1 @@
-"""What a release of somebody else's can break: private names and differences between versions."""
+"""What a new release of another library can break: private names, differences of versions."""

@@ -38,12 +38,12 @@ def offloads(own: dict[str, Any]) -> str | None:
 
 
 def fetches_weights(own: dict[str, Any]) -> bool:
-    """Whether the module's own weights are fetched for each forward, from elsewhere."""
+    """Whether the module's own weights are fetched from elsewhere for each forward."""
     return any(getattr(hook, "offload", False) is True for hook in hooks_of(own))
 
 
 def old_forwards(own: dict[str, Any]) -> list[Any]:
-    """What the forward that accelerate puts on a module calls in turn: one, or none."""
+    """The forward that accelerate's own one on a module calls in turn: a list of one, or empty."""
     return [own[_OLD_FORWARD]] if _OLD_FORWARD in own else []
 
 
@@ -52,7 +52,7 @@ def weights_elsewhere(
 ) -> tuple[list[dict[str, Any]], set[str]]:
     """The dicts of tensors, and the files on disk, that weights are fetched from.
 
-    ``owns``: the modules' namespaces. Raises LookupError where it is something else.
+    ``owns``: the modules' namespaces. Raises LookupError if the source is something else.
     """
     dicts: dict[int, dict[str, Any]] = {}
     paths: set[str] = set()
@@ -70,7 +70,7 @@ def weights_elsewhere(
 
 
 def execution_devices(owns: Iterable[dict[str, Any]]) -> tuple[str, ...]:
-    """Where the modules are computed, as their hooks say it; no more than that is on a module."""
+    """The modules' hooks by class, each with the device on which it has its module computed."""
     hooks = (hook for own in owns for hook in hooks_of(own))
     said = {f"{type(hook).__name__} {getattr(hook, 'execution_device', None)}" for hook in hooks}
     return tuple(sorted(said))
@@ -87,18 +87,18 @@ def fetched_from_memory(own: dict[str, Any], name: str) -> Any:
 
 
 def _source_of(hook: Any) -> tuple[Any, Any, str]:
-    """What a hook fetches weights from, the dict of those in memory, and how it names them there.
+    """A hook's source of weights, the dict of those in memory, and the prefix of their names.
 
-    None, both of them, where it has none.
+    Source and dict are None if the hook has none.
     """
     source = getattr(hook, "weights_map", None)
     prefix = getattr(source, "prefix", "")
-    source = getattr(source, "dataset", source)  # a PrefixedDataset looks into another
+    source = getattr(source, "dataset", source)  # a PrefixedDataset wraps another source
     held = source if isinstance(source, dict) else getattr(source, "state_dict", None)
     return source, held, prefix
 
 
 def places_offload(device_map: dict[str, Any]) -> bool:
-    """Whether a ``device_map`` leaves weights where they are not computed with."""
+    """Whether a ``device_map`` leaves weights where nothing is computed with them."""
     places = {str(place) for place in device_map.values()}
     return "disk" in places or (len(places) > 1 and bool(places & {"cpu", "meta"}))

@@ -16,6 +16,6 @@ def swaps(own: dict[str, Any]) -> bool:
 
 
 def own_class(module: Any) -> type:
-    """The class that ``module`` has where no swapper has replaced it."""
+    """The class of ``module``, or the one that it had before a swapper replaced it."""
     found: type = vars(module).get(_MARK, type(module))
     return found

@@ -1,8 +1,8 @@
 """Whose code may run inside of a forward that is cut or reused: the allow-list.
 
-A class is on it if it comes from one of these modules, and everything that it defines is defined in
-the module that it comes from. ``functools.wraps`` copies a function's ``__module__``, so that
-proves nothing; a function's ``__globals__`` cannot be copied.
+A class is on it if it comes from one of these modules, and everything that it defines comes from
+the same module. A function's ``__module__`` proves nothing, because ``functools.wraps`` copies it;
+its ``__globals__`` cannot be copied.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import Any
 
 from .torch import CALL_PLACE, PLAIN
 
-# Their modules draw no numbers in eval mode. torch.ao is not here: its dynamic quantization takes
-# one scale for all rows.
+# Classes of these draw no random numbers in eval mode. torch.ao is not here: its dynamic
+# quantization uses one scale for all rows.
 CLASS_MODULES = (
     *("torch.nn.modules.", "transformers.models.", "transformers.activations"),
     *("transformers.pytorch_utils", "peft.tuners.", "bitsandbytes.nn.", "optimum.quanto.nn."),
 )
 
-# Theirs may inherit from these. torch.nn.Module is looked at apart, in each forward.
+# Where their base classes may come from. torch.nn.Module is checked separately, in each forward.
 _BASE_MODULES = (*CLASS_MODULES, "transformers.modeling_layers")
 _MODULE = "torch.nn.modules.module"
 
-# Whose functions may stand around a forward as decorators. Not torch's compiler.
+# Functions of these may decorate a forward. torch's compiler is not one.
 _DECORATORS = (
     *("transformers.", "peft.", "bitsandbytes.", "optimum.quanto."),
     *("torch.utils.", "torch.autograd.", "torch.nn.", "torch.amp.", "torch.cuda.amp."),
     "contextlib",
 )
 
-# Whose hooks fetch or cast weights, and hand on what they are given. diffusers has others, which
+# Hooks of these fetch or cast weights, and pass on what they are given. diffusers has others, which
 # skip layers or split tensors.
 HOOKS = frozenset(
     (
@@ -42,14 +42,14 @@ HOOKS = frozenset(
     )
 )
 
-# Whose functions call hooks, on a module or in place of its forward.
+# Functions of these call hooks, on a module or in place of its forward.
 HOOK_MODULES = ("accelerate.", "diffusers.")
 
-# Whose functions a modeling module calls, and what else in it can be called.
+# A modeling module may hold functions of the first, and other callables of the second.
 _FUNCTIONS = (*_DECORATORS, "torch.overrides", "torch.functional", "torch._jit_internal")
 _CALLABLES = ("transformers.", "typing", "types", "collections.", "_collections_abc", "functools")
 
-# Of torch.nn, what computes each token on its own. Others look at columns, or count them.
+# The classes of torch.nn that compute each token on its own. Others look at columns, or count them.
 _BY_TOKEN = frozenset(
     (
         *("Linear", "Embedding", "LayerNorm", "RMSNorm", "Dropout", "Identity"),
@@ -58,20 +58,20 @@ _BY_TOKEN = frozenset(
     )
 )
 
-# Weights that each token is multiplied with on its own, whatever its neighbours are.
+# Weights of these classes multiply each token on its own, whatever its neighbours are.
 _WEIGHTS_BY_TOKEN = ("bitsandbytes.nn.", "optimum.quanto.tensor.weights.")
 
-# torchao's weights say so where activations are quantized as well, perhaps with one scale for all.
+# Not None in a torchao weight that quantizes activations too, perhaps with one scale for all.
 _TORCHAO = "torchao."
 _ACTIVATIONS = ("act_quant_kwargs", "activation_quantization")
 
-# What torch's own namespaces are made of.
+# The packages that define what torch's own namespaces hold.
 _OF_TORCH = ("torch", "builtins", "functools", "contextlib", "typing", "types")
 
-# A class of somebody else's may define these and still compute what its base computes.
+# A foreign class may define these and still compute what its base computes.
 _HARMLESS = frozenset(("__init__", "__repr__", "__getattr__", "extra_repr"))
 
-# Called when a model is loaded or saved, never inside of its forward; the last one is where we are.
+# Called when a model is loaded or saved, never inside its forward. The last one is ours.
 _OUTSIDE = frozenset(("from_pretrained", "save_pretrained", CALL_PLACE))
 
 
@@ -92,7 +92,7 @@ def is_known_class(cls: type) -> bool:
 def computes_by_token(cls: type, modeling: str) -> bool:
     """Whether a known class keeps the columns apart, or is of the module ``modeling``.
 
-    The attention of that module is told by a mask what it may see.
+    A mask tells the attention of that module what it may see.
     """
     base = next(base for base in cls.__mro__ if base.__module__.startswith(CLASS_MODULES))
     if base.__module__.startswith("torch.nn."):
@@ -112,7 +112,7 @@ def multiplies_by_token(weight: Any) -> bool:
 
 
 def looks_for_outliers(own: dict[str, Any]) -> bool:
-    """Whether LLM.int8 computes a feature in another dtype for all tokens once it is large in one.
+    """Whether LLM.int8 is on: a feature that is large in one token changes dtype for all tokens.
 
     ``own``: the namespace of bitsandbytes' ``Linear8bitLt``.
     """
@@ -120,7 +120,7 @@ def looks_for_outliers(own: dict[str, Any]) -> bool:
 
 
 def _is_inherited(name: str, value: Any, bases: tuple[type, ...]) -> bool:
-    """Whether ``value`` is what ``bases`` have by that name, or a known library's wrapper of it.
+    """Whether ``value`` is what ``bases`` have under that name, or a known library's wrapper of it.
 
     transformers 5 wraps the forward of each class that inherits from one of its layers.
     """
@@ -132,7 +132,7 @@ def _is_inherited(name: str, value: Any, bases: tuple[type, ...]) -> bool:
 
 
 def _defined(cls: type, apart_from: frozenset[str]) -> list[tuple[str, Any]]:
-    """What ``cls`` itself defines that can be called."""
+    """The callables and descriptors that ``cls`` itself defines."""
     return [
         (name, value)
         for name, value in list(vars(cls).items())  # threads may add to it
@@ -147,12 +147,12 @@ def _is_called_inside(base: type) -> bool:
 
 
 def is_as_it_was(cls: type) -> bool:
-    """Whether everything that ``cls`` defines was defined with it."""
+    """Whether everything that ``cls`` defines was defined with it, and nothing replaced since."""
     return all(is_own(value, cls) for _, value in _defined(cls, _OUTSIDE))
 
 
 def is_own(value: Any, cls: type) -> bool:
-    """Whether a method, property or the like of ``cls`` was defined with it, and is as it was."""
+    """Whether a method, property or the like of ``cls`` was defined with it, and is unchanged."""
     if isinstance(value, (classmethod, staticmethod)):
         value = value.__func__
     if isinstance(value, property):
@@ -168,14 +168,14 @@ def is_own(value: Any, cls: type) -> bool:
         if not module_of(function).startswith(_DECORATORS):
             return False
         function = inner
-    # Slots, members and functions written in C, which nobody puts there later.
+    # Slots, members and functions written in C are fine: nobody adds those later.
     return not isinstance(value, FunctionType) and type(value).__module__ == "builtins"
 
 
 def are_own_functions(names: dict[str, Any]) -> bool:
-    """Whether no function in a module's namespace is somebody else's.
+    """Whether a module's namespace holds no foreign function.
 
-    The compiler puts its own there, by names that nobody else calls.
+    torch's compiler adds its own there, under names that nobody else calls.
     """
     called = [value for name, value in list(names.items()) if not name.startswith("__compiled_fn")]
     return all(map(is_own_function, called))
@@ -184,7 +184,7 @@ def are_own_functions(names: dict[str, Any]) -> bool:
 def is_own_function(value: Any) -> bool:
     """Whether ``value`` is a function of transformers' or torch's, or nothing that can be called.
 
-    What it wraps counts as well.
+    What it wraps is checked as well.
     """
     if isinstance(value, (type, BuiltinFunctionType)) or not callable(value):
         return True
@@ -199,7 +199,7 @@ def is_own_function(value: Any) -> bool:
 
 
 def are_torchs(names: Iterable[tuple[str, Any]]) -> bool:
-    """Whether no public function in one of torch's namespaces is somebody else's."""
+    """Whether one of torch's namespaces holds no foreign public function."""
     return all(_is_torchs(value) for name, value in list(names) if _is_called(name))
 
 
@@ -217,5 +217,5 @@ def _is_torchs(value: Any) -> bool:
 
 
 def module_of(function: FunctionType) -> str:
-    """The module that defines ``function``, whatever that says of itself."""
+    """The module that defines ``function``, whatever its ``__module__`` says."""
     return str(function.__globals__.get("__name__", ""))

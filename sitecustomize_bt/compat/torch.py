@@ -10,16 +10,16 @@ import torch
 
 from ..startup.faults import pass_on
 
-# Asked first in whatever dynamo may trace, so that it sees nothing else. Missing in torch 2.0.
+# Checked first in all code that dynamo may trace, so that it sees nothing else. Not in torch 2.0.
 is_compiling: Callable[[], bool] = getattr(
     getattr(torch, "compiler", None), "is_compiling", lambda: False
 )
 
-# Module.__call__ hands over to this attribute of the module where it is not None. From torch 2.2.
+# Module.__call__ calls this attribute of the module instead, if it is not None. From torch 2.2.
 CALL_PLACE = "_compiled_call_impl"
 HAS_CALL_PLACE = hasattr(torch.nn.Module, CALL_PLACE)
 
-# Whose functions a forward calls; of torch itself these, for it has 1,500 names.
+# The namespaces whose functions a forward calls. torch itself has 1,500 names: these are called.
 NAMESPACES = (vars(torch.nn.functional), vars(torch.Tensor))
 _CALLED = (
     *("abs", "add", "addmm", "all", "any", "arange", "baddbmm", "bmm", "cat", "chunk", "clamp"),
@@ -35,7 +35,7 @@ _CALLED_HERE = tuple(name for name in _CALLED if hasattr(torch, name))
 
 
 def called() -> list[Any]:
-    """What stands in torch by the names of what a forward calls."""
+    """What torch has now under the names of the functions that a forward calls."""
     return list(map(vars(torch).get, _CALLED_HERE))
 
 
@@ -50,14 +50,14 @@ _function_modes: Callable[[], list[Any]] = getattr(
     torch.overrides, "_get_current_function_mode_stack", list
 )
 
-# The call that would come without what stands in that place; a class may have its own.
+# The call that Module.__call__ makes if CALL_PLACE is None; a class may have its own.
 plain_call: Callable[[torch.nn.Module], Callable[..., Any]] = operator.attrgetter("_call_impl")
 
 # Where a module keeps its parts, tensors and hooks, in its namespace.
 PARTS, PARAMETERS, BUFFERS = "_modules", "_parameters", "_buffers"
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
-# How often a tensor was changed in place, as far as torch counts that.
+# How often a tensor was changed in place, by torch's own count.
 version_of: Callable[[torch.Tensor], int] = operator.attrgetter("_version")
 
 # Tensors that are not fake, distributed or anybody else's.
@@ -66,10 +66,10 @@ PLAIN = (torch.Tensor, torch.nn.Parameter)
 # The attributes that torch gives every module.
 MODULE_ATTRIBUTES = frozenset(vars(torch.nn.Module()))
 
-# Of a tensor class that is nobody's but torch's; others are made of such.
+# torch's own tensor class has this one. Classes with another one wrap such tensors.
 _PLAIN_DISPATCH = torch.nn.Parameter.__torch_dispatch__
 
-# Whether the memory at that number is free to go. Missing before torch 1.13, which has no SDPA.
+# Whether the storage of that number is freed. Missing before torch 1.13, which has no SDPA.
 storage_expired: Callable[[int], bool] = getattr(
     getattr(torch, "UntypedStorage", None), "_expired", lambda _: True
 )
@@ -87,10 +87,10 @@ def module_calls_are_torchs() -> bool:
 
 
 def is_traced() -> bool:
-    """Whether what is done now goes into a graph.
+    """Whether the current operations are recorded in a graph.
 
-    Asked for are FakeTensor, make_fx and functionalization as well, whose graphs would keep what is
-    read off a mask.
+    FakeTensor, make_fx and functionalization count as well: their graphs would keep what is read
+    off a mask.
     """
     return (
         torch.jit.is_tracing()
@@ -100,7 +100,7 @@ def is_traced() -> bool:
 
 
 def is_watched() -> bool:
-    """Whether somebody's mode or global module hook sees what every module does.
+    """Whether a mode or a global module hook sees what every module does.
 
     ``with torch.device(...)`` is a mode as well; it only says where new tensors go.
     """
@@ -118,17 +118,17 @@ def _is_device_context(mode: Any) -> bool:
 
 
 def has_gradients() -> bool:
-    """Whether gradients are recorded, backwards or (which ``no_grad`` leaves on) forwards."""
+    """Whether gradients are recorded: backward, or forward-mode, which ``no_grad`` leaves on."""
     return bool(torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0)
 
 
 def is_wrapper(tensor: torch.Tensor) -> bool:
-    """Whether ``tensor`` is of somebody's class that stands for other tensors."""
+    """Whether ``tensor`` is of a foreign class that wraps other tensors."""
     return bool(type(tensor).__torch_dispatch__ is not _PLAIN_DISPATCH)
 
 
 def inner_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The plain tensors that one of somebody else's class, as torchao's or quanto's, is made of."""
+    """The plain tensors in ``tensor``, which may be of a foreign class (torchao's or quanto's)."""
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is None:
         yield tensor
@@ -138,10 +138,10 @@ def inner_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def autocast_dtype(device: str) -> torch.dtype | None:
-    """What autocast computes in on a type of device; None where it is off."""
+    """The dtype that autocast uses on a type of device; None if it is off."""
     try:
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    except (TypeError, RuntimeError, AttributeError) as error:  # torch before 2.4 has other words
+    except (TypeError, RuntimeError, AttributeError) as error:  # torch before 2.4 has other names
         pass_on(error)
         if device == "cpu":
             return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
@@ -149,7 +149,7 @@ def autocast_dtype(device: str) -> torch.dtype | None:
 
 
 def has_optimizers() -> bool:
-    """Whether somebody has made an optimizer in this process, which torch marks its class with."""
+    """Whether an optimizer was ever made in this process: torch then marks its class."""
     classes: list[type] = [torch.optim.Optimizer]
     while classes:
         cls = classes.pop()
@@ -166,7 +166,7 @@ def has_peers() -> bool:
         return False
     if distributed.is_initialized():
         return bool(distributed.get_world_size() > 1)
-    # Of a group that there was.
+    # This is set if there was a process group before.
     return distributed.distributed_c10d._default_pg_init_method is not None
 
 
@@ -176,7 +176,7 @@ def has_sdpa() -> bool:
 
 
 def sdpa_kernel_number(*call: Any, **named: Any) -> int:
-    """Which kernel SDPA takes for these arguments, by the function that it asks itself."""
+    """Which kernel SDPA takes for these arguments, from the function by which it chooses itself."""
     return int(torch._fused_sdp_choice(*call, **named))
 
 

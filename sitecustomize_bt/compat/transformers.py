@@ -18,21 +18,21 @@ SDPA, EAGER = "sdpa", "eager"
 # The class method that builds a model from a config; AutoModel.from_config calls it.
 BUILD = "_from_config"
 
-# As transformers names keys and values; "cache" from 5.24 on.
+# transformers' names for keys and values; "cache" from 5.24 on.
 CACHES = ("past_key_values", "cache")
 
-# What a config, or a call of from_pretrained, may ask for an attention implementation with.
+# The names by which a config or from_pretrained may ask for an attention implementation.
 _INTERNAL = "_attn_implementation_internal"
 _AUTOSET = "_attn_implementation_autoset"  # 4.46 to 4.57
 _ASKING_KEYS = ("attn_implementation", "_attn_implementation", _INTERNAL)
 
-# What it sets on modules while it runs them, of no consequence to what they compute.
+# What it sets on modules while it runs them. These change no output.
 MARKS = frozenset(("_is_hf_initialized", "_output_capturing_hooks_installed"))
 
-# Its classes whose instances are what their attributes are.
+# Its classes whose instances consist of their attributes only.
 _BY_ATTRIBUTES = ("DynamicCache", "DynamicLayer")
 
-# Where a forward's functions come from, beside the model's own module.
+# Where a forward's functions come from, besides the model's own module.
 _FUNCTION_MODULES = (
     "transformers.masking_utils",  # from 4.53
     "transformers.integrations.sdpa_attention",  # from 4.48
@@ -50,7 +50,7 @@ class UnknownFormError(Exception):
 def attention_of(config: Any) -> Any:
     """What ``config`` says its model runs; None before that was chosen.
 
-    Past the configs' own ``__getattribute__``, which looks every name up in a table.
+    Bypasses the configs' own ``__getattribute__``, which looks every name up in a table.
     """
     return plain_attribute(config, "_attn_implementation", None)
 
@@ -66,8 +66,8 @@ def set_attention(config: Any, name: str) -> None:
 def attention_classes(module: str, family: str) -> dict[str, type]:
     """``{"eager": LlamaAttention, "sdpa": LlamaSdpaAttention, ...}`` of a modeling module.
 
-    Before 4.48 (CLIP and SigLip: somewhat longer) the class was chosen when a model was built;
-    empty since attention is a function that each forward looks up.
+    Before 4.48 (CLIP and SigLip: somewhat longer) the class was chosen when a model was built.
+    Empty in later releases: there each forward looks up an attention function.
     """
     name = f"{family.upper()}_ATTENTION_CLASSES"
     classes: dict[str, type] = getattr(sys.modules[module], name, {})
@@ -97,7 +97,7 @@ def functions_looked_up(config: Any) -> list[Any]:
 
 
 def masks_are_bool() -> bool:
-    """Whether a mask of four dimensions for SDPA may be of bools: 4.5x on CUDA refuses it."""
+    """Whether a four-dimensional mask for SDPA may be bool: 4.5x on CUDA refuses it."""
     return "transformers.masking_utils" in sys.modules  # from 4.53
 
 
@@ -141,7 +141,7 @@ def nested_configs(config: Any) -> list[Any]:
 
 
 def says_autoset(saved: Any) -> bool:
-    """Whether a config, or what was saved of one, says that a choice was made (4.x)."""
+    """Whether a config, or a saved one, says that transformers has made a choice (4.x)."""
     if isinstance(saved, Mapping):
         return saved.get(_AUTOSET) is True
     return getattr(saved, _AUTOSET, False) is True
@@ -151,7 +151,7 @@ def says_autoset(saved: Any) -> bool:
 
 
 def sees_less(config: Any) -> str:
-    """What in ``config`` makes attention look at less than all that went before, in words."""
+    """Why attention does not see all earlier tokens, by ``config``, in words; empty if it does."""
     if plain_attribute(config, "is_causal", True) is not True:
         return "its config says that it is not causal"
     for name in ("sliding_window", "attention_chunk_size"):
@@ -162,7 +162,7 @@ def sees_less(config: Any) -> str:
 
 
 def plain_attribute(config: Any, name: str, default: Any) -> Any:
-    """``getattr`` past the configs' own ``__getattribute__``."""
+    """``getattr`` that bypasses the configs' own ``__getattribute__``."""
     try:
         return object.__getattribute__(config, name)
     except AttributeError:
@@ -170,7 +170,7 @@ def plain_attribute(config: Any, name: str, default: Any) -> Any:
 
 
 def config_content(config: Any) -> dict[str, Any]:
-    """What a config says, but for where it was loaded from; empty if it is no config."""
+    """A config's values, without where it was loaded from; empty if it is no config."""
     values = config.to_dict() if is_config(config) else {}
     return {name: value for name, value in values.items() if name != "_name_or_path"}
 
@@ -204,7 +204,7 @@ def new_cache(config: Any) -> Any:
 
 def cache_pairs(cache: Any) -> list[tuple[Any, Any]]:
     """The (batch, heads, columns, width) keys and values of each layer that was written."""
-    if type(cache) is tuple:  # before 4.48 handed out where none was passed in
+    if type(cache) is tuple:  # before 4.48 returned if none was passed in
         return list(cache)
     if type(cache).__name__ != "DynamicCache":
         raise UnknownFormError(type(cache).__name__)
@@ -235,20 +235,20 @@ def _written(cache: Any) -> Iterator[Any]:
     for layer in cache.layers:
         if type(layer).__name__ != "DynamicLayer":
             raise UnknownFormError(type(layer).__name__)
-        # Of a model some of whose layers were taken out, the cache still has all of them.
+        # If layers were removed from the model, the cache still has an entry for each.
         if getattr(layer, "is_initialized", True):
             yield layer
 
 
 def is_made_of_attributes(cls: type) -> bool:
-    """Whether an instance of ``cls`` is nothing but its attributes."""
+    """Whether an instance of ``cls`` consists of its attributes only."""
     return cls.__name__ in _BY_ATTRIBUTES and cls.__module__.startswith("transformers.")
 
 
 def output_class(module: str, name: str) -> type | None:
-    """The class of that name that a model's output is made of; None if it is no such class.
+    """The class of that name, if a model's output may be made of it; else None.
 
-    Nothing is imported: the module of a model's output is there once the model is.
+    Nothing is imported: the module of a model's output is loaded with the model.
     """
     cls = getattr(sys.modules.get(module), name, None)
     if not isinstance(cls, type) or (cls.__module__, cls.__qualname__) != (module, name):
@@ -258,7 +258,7 @@ def output_class(module: str, name: str) -> type | None:
     return cls if known or (is_output and issubclass(cls, OrderedDict)) else None
 
 
-# It records hidden states and attentions with forward hooks on a model's parts, from 4.57 on.
+# Forward hooks of these record a model's hidden states and attentions, from 4.57 on.
 _RECORDERS = ("transformers.utils.output_capturing", "transformers.utils.generic")
 
 

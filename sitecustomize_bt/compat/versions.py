@@ -6,7 +6,7 @@ import sys
 
 from ..startup.settings import FORCE
 
-# tests/versions.py runs the core tests on the releases of transformers that stand for a change.
+# tests/versions.py runs the core tests on the releases of transformers that brought a change.
 KNOWN = {
     "transformers": ">=4.46.2,<6",
     "accelerate": ">=1.6,<2",
@@ -37,7 +37,7 @@ def unknown() -> str | None:
 
 
 def fault(name: str, version: str) -> str | None:
-    """That ``version`` of the library ``name`` is outside its range; None if it is inside."""
+    """A sentence if ``version`` of the library ``name`` is outside its range; else None."""
     from packaging.specifiers import SpecifierSet
 
     # Source checkouts call themselves X.Y.0.dev0, and CPU builds of torch X.Y.Z+cpu.
@@ -47,5 +47,5 @@ def fault(name: str, version: str) -> str | None:
 
 
 def refusal(unknown: str) -> str:
-    """What is printed where ``unknown()`` has something to say."""
+    """What is printed if ``unknown()`` returns a sentence."""
     return f"{unknown}; models stay as they are, {FORCE}=1 tries anyway"

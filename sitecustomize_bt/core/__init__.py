@@ -1,1 +1,1 @@
-"""Values, rules and tools for everybody above: no torch, and no library of the host's."""
+"""Values, rules and tools for all other rooms: no torch, and no library of the host's."""

@@ -30,12 +30,12 @@ def write(text: str, level: str = "info") -> None:
 
 
 def warn(text: str) -> None:
-    """One line of ours that stands alone, so it names us."""
+    """Write a warning with our name, because the line stands alone."""
     write(PREFIX + text, "warning")
 
 
 def debug(text: str) -> None:
-    """For those who look into why something was or was not done."""
+    """Write a line for those who look into why something was or was not done."""
     write(PREFIX + text, "debug")
 
 
@@ -47,7 +47,7 @@ def warn_once(text: str) -> None:
 
 
 def fault(what: str, error: BaseException) -> None:
-    """One line: ``what``, and ``error`` as the reason; only once for either."""
+    """Write one line: ``what``, and ``error`` as the reason; only once for either."""
     why = stderr.sentence(error)
     say = warn if stderr.is_news(what, why) else debug
     say(f"{what} ({why})")
@@ -65,7 +65,7 @@ def shielded(what: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Turn any fault of ours inside the block into nothing: what is lost is not worth a line."""
+    """Ignore any fault of ours inside the block: what is lost is not worth a line."""
     try:
         yield
     except FAULTS as error:

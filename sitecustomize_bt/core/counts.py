@@ -74,11 +74,11 @@ class PaddingCounts:
 class ReuseCounts:
     """``answered``: calls that were an exact repeat. ``computed``: calls that were not.
 
-    ``continued``: of the computed ones, those that began behind a known prefix; ``tokens_known``:
+    ``continued``: of the computed ones, those that continued from a known prefix; ``tokens_known``:
     tokens (batch times columns) of those prefixes. ``dropped``: how often all that was kept of the
     model was dropped because it had changed. ``kept_bytes``: what is kept of it now, in memory.
-    ``from_folder``: of the answered ones, those that the folder had; ``why_no_folder``: why it is
-    not asked (any more), in words.
+    ``from_folder``: of the answered ones, those found in the folder; ``why_no_folder``: why the
+    folder is not used (any more), in words.
     """
 
     answered: int = 0
@@ -96,8 +96,7 @@ class ReuseCounts:
 class Measured:
     """``forwards``; ``seconds``, host time inside of them (a GPU may still be busy then).
 
-    ``kernels``: how many of the forwards that were looked into (the 1st, 2nd, 4th, 8th, ...) took
-    which kernel.
+    ``kernels``: how many of the observed forwards (the 1st, 2nd, 4th, 8th, ...) took each kernel.
     """
 
     forwards: int = 0
@@ -105,29 +104,29 @@ class Measured:
     kernels: Mapping[Any, int] = field(default_factory=lambda: MappingProxyType({}))
 
 
-# One for all tallies: what is done under it takes a moment, and a tally outlives its model.
+# One lock for all tallies: it is held only for a moment, and a tally outlives its model.
 _lock = locks.new()
 
 
 class Tally:
-    """Counts that threads add to. It holds nothing of the model, which may be gone when read."""
+    """Counts that threads add to. It has no reference to the model, which may be gone when read."""
 
     def __init__(self) -> None:
         self._numbers: Counter[str] = Counter()
         self._passed: Counter[Passed] = Counter()
 
     def add(self, **numbers: int) -> None:
-        """So many more of each."""
+        """Add ``numbers`` to the counts."""
         with _lock:
             self._numbers.update(numbers)
 
     def passed(self, reason: Passed) -> None:
-        """One more that was let through."""
+        """Count a call that was let through."""
         with _lock:
             self._passed[reason] += 1
 
     def padding(self) -> PaddingCounts:
-        """By now, as the padding skip counts."""
+        """The counts of the padding skip so far."""
         with _lock:
             let_through = sum(self._passed.values())
             return PaddingCounts(
@@ -137,7 +136,7 @@ class Tally:
             )
 
     def reuse(self, kept_bytes: int, why_no_folder: str = "") -> ReuseCounts:
-        """By now, as encode reuse counts."""
+        """The counts of encode reuse so far."""
         with _lock:
             return ReuseCounts(
                 **self._numbers,

@@ -18,7 +18,7 @@ class Reason(enum.Enum):
 
     ON = "on"
     RUNS_SDPA = "runs SDPA"
-    # All of it is off.
+    # Everything is off.
     OFF = "off"
     FAST_START = "fast start"
     MEMORY_V2 = "memory_v2 backend"
@@ -57,11 +57,11 @@ class Decision:
     label: str  # as printed: text_encoder (LLaMA)
     model_class: str  # its class's name
     attention: Outcome  # whether it runs SDPA
-    backends: Outcome  # whether SDPA's are enabled inside of its forwards
+    backends: Outcome  # whether SDPA's backends are enabled inside its forwards
     padding: Outcome  # whether columns that are padding for the whole batch are not computed
     reuse: Outcome  # whether what was computed once is not computed again
     running: str = ""  # the attention implementation found on the model itself
-    previous: str = ""  # the one that was, or without us would have been, in force
+    previous: str = ""  # the one in force before, or that would be without us
     optimum: str = ""  # why optimum's BetterTransformer is not used, as a line; empty without
 
     @property
@@ -76,13 +76,13 @@ class Decision:
 
     @property
     def reason(self) -> Reason:
-        """Of the first thing that is on; without any, why the attention is left alone."""
+        """The reason of the first part that is on; if none is, why the attention is left alone."""
         on = [outcome for outcome in self.outcomes.values() if outcome.on]
         return on[0].reason if on else self.attention.reason
 
     @property
     def detail(self) -> str:
-        """What is said of the attention."""
+        """The attention's detail."""
         return self.attention.detail
 
     @property
@@ -134,13 +134,13 @@ class Decision:
         return ""
 
     def offloaded(self, detail: str) -> Decision:
-        """The same once somebody offloads the model: encode reuse stays, as it only avoids work."""
+        """The decision once somebody offloads the model. Reuse stays on, as it only avoids work."""
         off = Outcome(False, Reason.OFFLOADED, detail)
         reuse = self.reuse if self.reuse.on or self.reuse.reason in _NOT_OFFERED else off
         return dataclasses.replace(self, attention=off, backends=off, padding=off, reuse=reuse)
 
     def without(self, reason: Reason, detail: str, *names: str) -> Decision:
-        """The same with all of it off, or the parts that are on among ``names``."""
+        """The decision with everything off; with ``names``, only those of them that are on."""
         off = Outcome(False, reason, detail)
         changed: dict[str, Any] = {
             name: off
@@ -150,10 +150,10 @@ class Decision:
         return dataclasses.replace(self, **changed)
 
 
-# Why nothing could be reused of a model, whatever is set.
+# Why a model is never reused, whatever the settings.
 _NOT_OFFERED = (Reason.NOT_FOR_CLASS, Reason.NOT_ATTACHED)
 
-# Why padding is computed, where the class and the settings would have it skipped.
+# Reasons that are printed if padding is computed though it could be skipped for the class.
 _TOLD = (
     *(Reason.NOT_ATTACHED, Reason.NOT_FOR_MODEL, Reason.UNKNOWN_FORWARD),
     Reason.READ_BY_A_HOST,
@@ -164,7 +164,7 @@ PARTS = ("attention", "backends", "padding", "reuse")
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one model before it is decided on; None and empty stand for nobody."""
+    """What is known of one model before the decision; None and empty mean that there is none."""
 
     label: str
     model_class: str
@@ -182,10 +182,10 @@ class Facts:
     optimum: str = ""  # why optimum's BetterTransformer is not used, as a line
     transformed: bool = False  # whether optimum has transformed it
     can_skip_padding: bool = False  # whether padding may be skipped for the class at all
-    skips_padding: bool = False  # whether it is by default
+    skips_padding: bool = False  # whether it is skipped by default
     padding_stays: str = ""  # why not for the class or this model, in words
-    unknown_forward: str = ""  # why its forward is not one that the skip is made for
-    reuses: bool = True  # whether encode reuse is for the class
+    unknown_forward: str = ""  # why the skip is not made for its forward
+    reuses: bool = True  # whether encode reuse is made for the class
 
 
 def nothing(label: str, model_class: str, reason: Reason, detail: str) -> Decision:
@@ -208,13 +208,13 @@ def for_process(settings: Settings, devices: Devices) -> tuple[Reason, str] | No
 
 
 def decide(settings: Settings, facts: Facts) -> Decision:
-    """What is to be done with the model that ``facts`` describe, where it can be attached."""
+    """What to do with the model that ``facts`` describe, if it can be attached."""
     refused = _refusal(settings, facts)
     attention = Outcome(False, *refused) if refused else _attention(facts)
     if attention.on or attention.reason is Reason.NO_SDPA_FOR_CLASS:
         padding, reuse = _padding(settings, facts), _reuse(settings, facts)
     elif attention.reason is Reason.OFFLOADED:
-        # A repeat can only avoid that weights are fetched.
+        # A repeat can only save the fetching of weights.
         padding, reuse = attention, _reuse(settings, facts)
     else:
         padding = reuse = attention
@@ -232,7 +232,7 @@ def decide(settings: Settings, facts: Facts) -> Decision:
 
 
 def _refusal(settings: Settings, facts: Facts) -> tuple[Reason, str] | None:
-    """Why nothing at all is done."""
+    """Why nothing at all is done; None if something may be."""
     verdict = for_process(settings, facts.devices)
     if verdict is not None:
         return verdict

@@ -28,12 +28,12 @@ class Activity:
 
 
 def nothing() -> None:
-    """What came of a decision by which nothing was done."""
+    """The activity of a decision by which nothing was done: none."""
 
 
 @dataclass(eq=False)
 class Record:
-    """One decision. ``activity``: what came of it so far; it holds nothing of the model."""
+    """One decision. ``activity``: what came of it so far; it has no reference to the model."""
 
     decision: Decision
     activity: Callable[[], Activity | None] = nothing
@@ -61,7 +61,7 @@ def hand_on(earlier: Decision, later: Decision) -> None:
 
 
 def drop(decision: Decision) -> None:
-    """Keep it no longer: it was undone before anybody was told of it."""
+    """Forget a decision that was undone before anybody was told of it."""
     with _lock:
         record = _record(decision)
         if record is not None:
@@ -69,7 +69,7 @@ def drop(decision: Decision) -> None:
 
 
 def is_news(decision: Decision) -> bool:
-    """Whether this decision is still to be told; threads that apply one model share one."""
+    """Whether this decision is still to be told; threads that apply the same model share one."""
     with _lock:
         keep(decision)
         record = _record(decision)

@@ -1,4 +1,4 @@
-"""Locks that are never waited for in vain."""
+"""Locks that are safe in signal handlers, finalizers and forked children."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 
 
 def new() -> threading.RLock:
-    """A lock for a moment's work.
+    """A lock to hold for a moment.
 
-    Reentrant: a signal handler or a finalizer may come in between, and call us. Free in a forked
-    child, in which the thread that held it is not there to let go of it.
+    It is reentrant, because a signal handler or a finalizer may interrupt the holder and call us.
+    It is free in a forked child, because the thread that held it does not exist there.
     """
     lock = threading.RLock()
     in_forked_children(lock)
     return lock
 
 
-# Weak, because some go with a model; what is registered to run at forks stays for good.
+# Weak, because some locks go with a model, but a function registered at forks stays for good.
 _renewed: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def in_forked_children(lock: object) -> None:
-    """Make ``lock`` a free one there, where this Python can (Windows does not fork)."""
+    """Free ``lock`` in forked children, where this Python can (Windows does not fork)."""
     if hasattr(lock, "_at_fork_reinit"):
         _renewed.add(lock)
 

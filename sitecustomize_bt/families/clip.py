@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .table import Sizes
 
-# CLIP-L's text encoder; the reduced one has heads as wide and fewer of them.
+# CLIP-L's text encoder. The reduced one has fewer heads of the same width.
 SIZES = Sizes(
     "CLIPTextModel",
     "CLIPTextConfig",

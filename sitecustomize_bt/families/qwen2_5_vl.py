@@ -7,10 +7,10 @@ import dataclasses
 from . import llama
 from .table import Sizes
 
-# Beside (batch, columns): time, height and width, and before those the text's own.
+# Besides (batch, columns): three axes for time, height and width, or four with the text's first.
 ADAPTER = dataclasses.replace(llama.ADAPTER, position_axes=((), (3,), (4,)))
 
-# 7B; the reduced one has heads as wide.
+# 7B. The reduced one has heads of the same width.
 _TRUE = {
     "hidden_size": 3584,
     "intermediate_size": 18944,

@@ -1,6 +1,6 @@
 """Qwen3, as Z-Image encodes with it: LLaMA's forward with norms on queries and keys.
 
-Sliding layers are no matter of its adapter: what LLaMA's refuses says so of them as well.
+Sliding layers need no code here: LLaMA's adapter refuses them already.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from .table import Sizes
 
 ADAPTER = llama.ADAPTER
 
-# 4B, whose heads are together wider than a column.
+# 4B. Its heads together are wider than the hidden size.
 _TRUE = {
     "hidden_size": 2560,
     "intermediate_size": 9728,

@@ -6,7 +6,7 @@ from .table import Sizes
 
 _PATCHES = {"image_size": 384, "patch_size": 14}
 
-# so400m; the reduced one has as many patches, heads as wide and fewer of them.
+# so400m. The reduced one has as many patches, and fewer heads of the same width.
 SIZES = Sizes(
     "SiglipVisionModel",
     "SiglipVisionConfig",

@@ -34,10 +34,10 @@ class Encoder:
     config.json names it. ``role``: the name that FramePack gives the model.
 
     ``path``: the attribute path from the loaded model to the module whose forward is watched;
-    empty for the model itself. ``padding_read_by``: a known host that reads what stands at padded
-    positions, so that padding is skipped only where the user asks for all of it.
-    ``encodes``: whether each call is complete in itself, as an encoder's is. Otherwise its calls go
-    on with a cache and its outputs are not known here: nothing is skipped or reused.
+    empty for the model itself. ``padding_read_by``: a known host that reads the output at padded
+    positions, so that padding is skipped only if the user asks for all of it. ``encodes``: whether
+    each call is complete in itself, as an encoder's is. Otherwise calls continue with a cache and
+    outputs are not known here: nothing is skipped or reused.
     """
 
     module: str
@@ -134,7 +134,7 @@ ENCODERS: tuple[Encoder, ...] = (
         _LLAMA,
         "LlamaForCausalLM",
         Given.PROMPT,
-        # diffusers' HiDreamImagePipeline hands all rows of its 128 on, padding included.
+        # diffusers' HiDreamImagePipeline passes all its 128 rows on, padding included.
         padding_read_by="HiDream",
         encodes=False,
     ),
@@ -159,15 +159,15 @@ ENCODERS: tuple[Encoder, ...] = (
         "T5EncoderModel",
         Given.PROMPT,
         model_type="t5",
-        # diffusers' ChromaPipeline attends to the first padded row as well, and HiDream hands all
-        # rows on. HunyuanVideo 1.5 reads real rows alone; FLUX, SD3 and CogVideoX give no mask.
+        # diffusers' ChromaPipeline attends to the first padded row as well, and HiDream passes all
+        # rows on. HunyuanVideo 1.5 reads only real rows; FLUX, SD3 and CogVideoX give no mask.
         padding_read_by="Chroma",
     ),
     # In diffusers 0.42.1 Z-Image takes the real rows; Anima and Ovis-Image multiply by the mask;
-    # ACE-Step gives none. FLUX.2 klein, which reads padded rows, loads Qwen3ForCausalLM, as
-    # black-forest-labs' own code does: that class is not in this table, and left as it is.
+    # ACE-Step gives no mask. FLUX.2 klein reads padded rows, but loads Qwen3ForCausalLM, as
+    # black-forest-labs' own code does: that class is not in this table, so it is left as it is.
     _row(_QWEN3, "Qwen3Model", Given.PROMPT, model_type="qwen3"),
-    # In diffusers 0.42.1 HunyuanVideo 1.5 alone loads the text model itself, and hands its mask on.
+    # In diffusers 0.42.1 only HunyuanVideo 1.5 loads the text model itself; it passes its mask on.
     _row(_QWEN2_5_VL, "Qwen2_5_VLTextModel", Given.PROMPT, model_type="qwen2_5_vl_text"),
     _row(
         _QWEN2_5_VL,
@@ -175,8 +175,8 @@ ENCODERS: tuple[Encoder, ...] = (
         Given.PROMPT,
         model_type="qwen2_5_vl",
         path="model.language_model",
-        # diffusers' LongCatImagePipeline hands all rows of its 512 on, padding included. Qwen-Image
-        # takes the real rows, HunyuanImage 2.1 and Kandinsky 6 hand their masks on, Kandinsky 5 and
+        # diffusers' LongCatImagePipeline passes all its 512 rows on, padding included. Qwen-Image
+        # takes the real rows, HunyuanImage 2.1 and Kandinsky 6 pass their masks on, Kandinsky 5 and
         # Cosmos 2.5 give none.
         padding_read_by="LongCat-Image",
     ),

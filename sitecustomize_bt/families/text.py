@@ -1,4 +1,4 @@
-"""What the adapter of a text family says of its forward."""
+"""The adapter of a text family: what it says of the family's forward."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 class Text:
     """How the forward of one text class may be cut. Shapes are (batch, columns, ...).
 
-    ``causal``: whether a column sees only what stands left of it; otherwise it sees all columns.
+    ``causal``: whether a column sees only those to its left; otherwise it sees all columns.
     A causal forward can go on from a known prefix, and it has a cache. ``reads``: the names of its
     arguments; a call that passes any other is left alone. ``why_not(module)``: what about this
     model makes the result depend on what the mask hides, in words; empty if nothing does.
 
     ``positions``: the name of the argument with the position of each column, shaped (batch or 1,
     columns); empty where the forward only knows distances. ``position_axes``: the shapes that may
-    stand before that, as ((3,), (4,)) for three or four kinds of position. ``packs``: whether rows
-    may be computed one behind the other, with positions and a mask of four dimensions.
+    precede these, as ((3,), (4,)) for three or four kinds of position. ``packs``: whether rows
+    may be packed into one, with positions and a mask of four dimensions.
     ``embedding``: the path of the module that looks tokens up; a mask has its dtype.
     ``inexact_in``: the dtype in which the result depends on what the mask hides; empty if none.
     """

@@ -1,4 +1,4 @@
-"""UMT5's encoder, as Wan and SkyReels encode with it: sees both sides, knows distances only."""
+"""UMT5's encoder, as Wan and SkyReels encode with it: it sees both sides, only knows distances."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ADAPTER = Text(
     inexact_in="float16",
 )
 
-# XXL, whose 256,384 rows are looked up and not computed; the reduced one has heads as wide.
+# XXL. Its 256,384 rows are looked up, not computed. The reduced one has heads as wide.
 _TRUE = {
     "d_model": 4096,
     "d_kv": 64,

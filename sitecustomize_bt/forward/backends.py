@@ -2,8 +2,8 @@
 
 torch's backend flags are process-wide (``torch.nn.attention.sdpa_kernel`` flips the same ones):
 left on, they would change the attention of the host's other models, FramePack's video transformer
-among them. So nothing is touched where all wanted backends are on already, and where they are not,
-the first forward in saves the flags and the last one out restores them.
+among them. So they are not touched if all wanted backends are on already. Otherwise the first
+forward in saves the flags, and the last one out restores them.
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ _saved: dict[str, bool] = {}
 
 
 def ask_for(names: tuple[str, ...] | None) -> None:
-    """Enable ``names`` and math, and no other, inside encoders.
+    """Enable only ``names`` and math inside encoders.
 
-    None: what the device can of DEFAULT, and whatever else is on.
+    None: enable those of DEFAULT that the device supports, and leave the others as they are.
     """
     global _asked  # noqa: PLW0603 - the flags it stands for are one set per process too
     _asked = names
 
 
 class Backends(Stage):
-    """Enables them for one forward."""
+    """Enables the wanted backends for one forward."""
 
     def before(self, call: Call) -> _Lease | None:
-        """Claim the flags, unless they stand as wanted already."""
-        # With gradients the host's choice of backends is its own: not all of them have second ones.
+        """Claim the flags, unless they are already set as wanted."""
+        # With gradients, keep the host's backends: not all of them have second derivatives.
         if call.surroundings is Passed.GRADIENTS:
             return None
         wanted = _wanted(call)
         return None if wanted is None else _Lease(wanted)
 
     def leave(self, kept: _Lease) -> None:
-        """Give them back."""
+        """Give the flags back."""
         kept.give_up()
 
 
@@ -83,21 +83,21 @@ class _Lease:
             _set(wanted)
 
     def give_up(self) -> None:
-        # Neither the end of the host's forward nor a finalizer is a place to fail in.
+        # An error here must not reach the host's forward, nor a finalizer.
         with console.quiet(), _lock:
             if self._held and self._thread in _leases:
-                # In this order: what a signal handler ends half way is done again at last.
+                # Restore first: if a signal handler interrupts this, the next call restores again.
                 if len(_leases) == 1:
                     _set(_saved)
                 _leases.remove(self._thread)
                 self._held = False
 
-    # Where Ctrl-C comes before anybody knows of the lease.
+    # For a Ctrl-C that comes before the stage is given the lease.
     __del__ = give_up
 
 
 def _in_forked_child() -> None:
-    """Give up what the other threads had claimed: they are not there to do it."""
+    """Give up the claims of other threads, which do not exist in the child."""
     if _leases:
         _leases[:] = [thread for thread in _leases if thread == threading.get_ident()]
         if not _leases:
@@ -109,7 +109,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _wanted(call: Call) -> dict[str, bool] | None:
-    """The flags for this forward; None where they stand like that for good."""
+    """The flags for this forward; None if they are set already and no lease will change them."""
     wanted = dict.fromkeys(DEFAULT, True) if _asked is None else _exactly(_asked)
     if not _leases and _in_force(wanted):
         return None
@@ -122,7 +122,7 @@ def _wanted(call: Call) -> dict[str, bool] | None:
 
 
 def _exactly(names: Iterable[str]) -> dict[str, bool]:
-    # math runs anywhere: without it, what the device lacks would fail in the host's forward.
+    # math runs anywhere. Without it, the host's forward fails if the device lacks the others.
     return {name: name in names or name == "math" for name in FLAGS}
 
 

@@ -1,4 +1,4 @@
-"""One call of an accelerated model: what it was given, bound once, and what will be computed."""
+"""One call of an accelerated model: its arguments, bound once, and what will be computed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Value = TypeVar("_Value")
 Values = dict[str, Any]  # a forward's arguments by name
 
 _IDS, _EMBEDDINGS = "input_ids", "inputs_embeds"
-# Other implementations attend in other ways, or are not of transformers.
+# Other implementations attend differently, or are not part of transformers.
 _ATTENTIONS = (SDPA, EAGER)
 
 _DIMENSIONS = {_IDS: 2, _EMBEDDINGS: 3}
@@ -38,7 +38,7 @@ def positional(forward: Any) -> tuple[str, ...]:
 
 
 def why_not_exact(text: Text, module: torch.nn.Module) -> str:
-    """What makes the module's result depend on what the mask hides, in words; or nothing."""
+    """Why the module's result depends on what the mask hides, in words; empty if it does not."""
     attention = attention_of(module.config) or EAGER
     if attention not in _ATTENTIONS:
         return f"it runs {attention} attention"
@@ -53,8 +53,8 @@ def why_not_exact(text: Text, module: torch.nn.Module) -> str:
 class _Once(Generic[_Value]):
     """A property that is worked out once for each call.
 
-    As ``functools.cached_property``, without the lock that it has before Python 3.12: threads would
-    wait for each other, and a forked child for one that is not there.
+    Like ``functools.cached_property``, without its lock before Python 3.12: threads would wait for
+    each other, and a forked child for a thread that it does not have.
     """
 
     def __init__(self, work_out: Callable[[Any], _Value]) -> None:
@@ -72,9 +72,9 @@ class Call:
     """One call, as each stage sees it in turn.
 
     ``args`` and ``kwargs``: what the forward will be given. ``values``: the same by name; None if
-    that cannot be told. ``text``: the adapter of a text family, else None. ``window``: the columns
-    that are computed, once the padding skip has cut any off.
-    ``plan``: what reuse will keep of it; None if nothing.
+    the names are not clear. ``text``: the adapter of a text family, else None. ``window``: the
+    columns that are computed, once the padding skip has cut any off. ``plan``: what reuse will keep
+    of it; None if nothing.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Call:
         self.module, self.text, self.stack = module, text, stack
         self.args, self.kwargs = args, kwargs
         self.surroundings = guards.surroundings()
-        # Of the class and not of the instance, whose forward may be accelerate's.
+        # From the class: the instance's forward may be accelerate's.
         self.names = positional(type(module).forward)
         values = dict(zip(self.names, args, strict=False))
         is_clear = len(args) <= len(self.names) and values.keys().isdisjoint(kwargs)
@@ -114,7 +114,7 @@ class Call:
 
     @_Once
     def is_read(self) -> bool:
-        """Whether the adapter knows every argument that says anything."""
+        """Whether the adapter knows every argument that is not None."""
         text, values = self.text, self.values
         if text is None or values is None:
             return False
@@ -122,7 +122,7 @@ class Call:
 
     @_Once
     def has_positions(self) -> bool:
-        """Whether the positions are the default or stand for the columns of each row."""
+        """Whether the positions are the default, or a plain tensor of a known shape."""
         text, values, shape = self.text, self.values, self.shape
         positions = values.get(text.positions) if text and values else None
         if positions is None or text is None or shape is None:
@@ -135,7 +135,7 @@ class Call:
 
     @_Once
     def asks_for_attentions(self) -> bool:
-        """Whether attention weights are to be handed out."""
+        """Whether the caller wants the attention weights."""
         asked = (self.values or {}).get("output_attentions")
         if asked is None:
             asked = getattr(self.module.config, "output_attentions", False)
@@ -143,7 +143,7 @@ class Call:
 
     @_Once
     def inexact(self) -> str:
-        """What makes the model's result depend on what the mask hides; empty if nothing does."""
+        """Why the model's result depends on what the mask hides; empty if it does not."""
         return why_not_exact(self.text, self.module) if self.text else "it is no text model"
 
     @_Once
@@ -158,16 +158,16 @@ class Call:
 
     @_Once
     def foreign(self) -> Passed | None:
-        """What about the model's parts rules out that the call is changed."""
+        """Why the model's parts do not allow the call to be changed; None if they do."""
         return self.stack.why_not(self.parts, self.owns)
 
     @_Once
     def mixes(self) -> bool:
-        """Whether some part looks at all tokens at once; to be asked where ``foreign`` is None."""
+        """Whether some part looks at all tokens at once; only valid if ``foreign`` is None."""
         return self.stack.mixes(self.owns)
 
     def change(self, values: Values) -> None:
-        """Give the forward ``values``; what came by position still does."""
+        """Give the forward ``values``; positional arguments stay positional."""
         by_name = dict(values)
         self.args = tuple([by_name.pop(name, None) for name in self.names[: len(self.args)]])
         self.kwargs = by_name
@@ -177,20 +177,20 @@ class Call:
 
 
 class Stage:
-    """One thing that is done around a forward, for one model. The others do nothing.
+    """One thing that is done around a forward, for one model. Only ``before`` is mandatory.
 
-    Where one raises, none has a part in the forward, and the host's call runs as it was given.
+    If ``before`` or ``after`` raises, no stage takes part, and the host's call runs as given.
     """
 
     def before(self, call: Call) -> Any:
         """Look at ``call`` and perhaps change it; returns what ``after`` and ``leave`` need.
 
-        None: this stage has no part in this forward. An Answered: there is no forward.
+        None: this stage takes no part in this forward. An Answered: no forward is needed.
         """
         raise NotImplementedError
 
     def after(self, call: Call, kept: Any, output: Any) -> Any:
-        """The output that the stage before this one sees, from that of the one after it."""
+        """The output for the previous stage, made from the ``output`` of the next one."""
         return output
 
     def leave(self, kept: Any) -> None:

@@ -1,13 +1,12 @@
-"""What stands in front of an accelerated model's call, and the stages that it goes through.
+"""How an accelerated model's call is intercepted and led through the stages.
 
-``Module.__call__`` hands over to an attribute of the module (``CALL_PLACE``) where that is set. A
-class attribute with ``__get__`` is asked for it with the module in hand: that is where we are. The
-module itself is not changed. Copies, pickles and a copied ``__dict__`` (DataParallel's replicas)
-have nothing of ours, and ``Module.compile``, which sets the attribute on the module, goes first.
+``Module.__call__`` calls an attribute of the module (``CALL_PLACE``) instead, if it is set. We put
+a descriptor of that name on the class; its ``__get__`` is given the module. The module itself is
+not changed. So copies, pickles and a copied ``__dict__`` (DataParallel's replicas) have nothing of
+ours, and ``Module.compile``, which sets the attribute on the module, goes first.
 
-A forward hook could not keep the forward from running, and would stand in what ``torch.save``
-writes. A replaced ``forward`` would be dropped or brought back by accelerate's
-``remove_hook_from_module``.
+A forward hook could not prevent the forward, and ``torch.save`` would write it. A replaced
+``forward`` would be dropped or brought back by accelerate's ``remove_hook_from_module``.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 class Front:
     """Called in place of one model's own call.
 
-    ``stages``: in the order in which they see the call; they see the output the other way round.
+    ``stages``: in the order in which they see the call; they see the output in reverse order.
     ``module_name``: the modeling module that defines the model's class.
     """
 
@@ -52,7 +51,7 @@ class Front:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The output of a forward with these arguments."""
-        model: Any = self.model()  # whoever calls it holds it
+        model: Any = self.model()  # the caller holds the model
         with _lock:
             _offered.pop(threading.get_ident(), None)
             is_left = _fronts.get(model) is not self
@@ -76,21 +75,21 @@ class Front:
                 output = stage.after(call, kept, output)
             except FAULTS as error:
                 pass_on(error)
-                # A transformers that we do not know. What is short or has more than was asked for
-                # cannot be handed out.
+                # An unknown transformers. An output that is short, or has more than was asked for,
+                # must not be handed out.
                 with console.quiet():
                     stage.give_up(error)
                 break
         else:
             return output
-        # As the host has asked for it; outside of the handler, whose error is not the host's.
+        # The call as given, outside of the handler: a host's error must not carry ours along.
         del output
         return plain_call(model)(*args, **kwargs)
 
     def _call(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Call | None:
-        """What the stages are to see; None if they are to see nothing of this call."""
+        """The call for the stages; None if they must not see it."""
         reason = Passed.FAULT
         try:
             call = Call(model, self._text, self._stack, args, kwargs)
@@ -110,7 +109,7 @@ class Front:
                 kept = stage.before(call)
             except FAULTS as error:
                 pass_on(error)
-                # It may have changed the call half way: the host's runs as it was given.
+                # The stage may have changed the call half way, so the host's call runs as given.
                 _count(stage, call, Passed.FAULT)
                 call.args, call.kwargs = args, kwargs
                 _leave(begun)
@@ -122,18 +121,18 @@ class Front:
         return None
 
     def with_stages(self, stages: Sequence[Stage]) -> Front:
-        """Another one for the same model."""
+        """A new front for the same model."""
         model = self.model()
         assert model is not None, "whoever asks holds it"
         return Front(model, self._text, stages, self._module_name)
 
     def __bool__(self) -> bool:
-        """To who asks whether the model is compiled (PEFT does), it is not."""
+        """False, because PEFT takes a true value here to mean that the model is compiled."""
         return False
 
 
 def _leave(begun: list[tuple[Stage, Any]]) -> None:
-    """Take each stage's leave, the last first, whatever another one raises."""
+    """Call ``leave`` of each stage, the last first, even if another one raises."""
     if begun:
         stage, kept = begun.pop()
         try:
@@ -145,15 +144,15 @@ def _leave(begun: list[tuple[Stage, Any]]) -> None:
 
 
 def _count(stage: Stage, call: Call | None, reason: Passed) -> None:
-    with console.quiet():  # a count is not worth a forward
+    with console.quiet():  # an error while counting must not fail the forward
         stage.let_through(call, reason)
 
 
 class _Place:
-    """The class attribute: each model's own front, and None for all others."""
+    """The class attribute: each accelerated model's own front, and None for all others."""
 
     def __get__(self, model: torch.nn.Module | None, owner: type) -> Front | None:
-        # First, so that dynamo sees nothing else of this.
+        # First, so that dynamo traces nothing else here.
         if is_compiling() or model is None:
             return None
         with _lock:
@@ -161,15 +160,15 @@ class _Place:
             if front is not None:
                 _offered[threading.get_ident()] = front.model
             elif _offered and _offered.get(threading.get_ident(), _nobody)() is model:
-                # torch asks whether anything stands here, then what: the model was left in between.
+                # torch reads this twice, to test and to call it; the model was detached in between.
                 front = Front(model, None, (), "")
             return front
 
 
-# Apart from the models, which are copied and pickled with all that is on them.
+# Not on the models, because attributes are copied and pickled along with them.
 _fronts: weakref.WeakKeyDictionary[torch.nn.Module, Front] = weakref.WeakKeyDictionary()
 _places: set[type] = set()
-# By thread, the model whose front it was told of and has not called yet.
+# By thread: the model whose front torch has read and not called yet.
 _offered: dict[int, Callable[[], torch.nn.Module | None]] = {}
 _lock = locks.new()
 
@@ -178,13 +177,13 @@ if hasattr(os, "register_at_fork"):
 
 
 def _nobody() -> None:
-    """No model."""
+    """Stands for no model."""
 
 
 def attach(model: torch.nn.Module, home: type, front: Front) -> str:
-    """Put ``front`` before the calls of ``model``; returns why not, or nothing.
+    """Make ``front`` intercept the calls of ``model``; returns why not, or an empty string.
 
-    ``home``: the class of ``model``, or one that it inherits from, whose attribute is set.
+    ``home``: the class that gets the attribute: the one of ``model``, or one it inherits from.
     """
     if not HAS_CALL_PLACE:
         return "torch 2.2 or newer is needed for that"
@@ -201,7 +200,7 @@ def attach(model: torch.nn.Module, home: type, front: Front) -> str:
 
 
 def replace_stages(model: torch.nn.Module, stages: Sequence[Stage]) -> None:
-    """Go on before the calls of ``model`` with these ``stages``; a forward that runs is let end."""
+    """Use these ``stages`` in later calls of ``model``; a running forward keeps the old ones."""
     with _lock:
         found = _fronts.get(model)
         if found is not None:
@@ -209,10 +208,10 @@ def replace_stages(model: torch.nn.Module, stages: Sequence[Stage]) -> None:
 
 
 def detach(model: torch.nn.Module) -> bool:
-    """Leave ``model``; whether anything stood before its calls.
+    """Stop intercepting the calls of ``model``; returns whether they were intercepted.
 
-    A forward that is running ends as it began. The class gets its attribute back with the last
-    model that anything stood before.
+    A running forward ends as it began. With the last model, the attribute is removed from the
+    classes.
     """
     with _lock:
         found = _fronts.pop(model, None)
@@ -221,10 +220,10 @@ def detach(model: torch.nn.Module) -> bool:
 
 
 def withdraw() -> None:
-    """Give the classes their attribute back, where no model is left that anything stands before.
+    """Remove our attribute from the classes, if no model is intercepted any more.
 
-    Not while another thread is about to call what it was told of: it does this then. What somebody
-    else has put in the place since stays.
+    Not while another thread has read a front and not called it yet: that call does this then. An
+    attribute that somebody else has set since stays.
     """
     with _lock:
         _offered.pop(threading.get_ident(), None)
@@ -239,5 +238,5 @@ def _is_ours(home: type) -> bool:
 
 
 def is_attached(model: torch.nn.Module) -> bool:
-    """Whether a front stands before the calls of ``model``."""
+    """Whether the calls of ``model`` are intercepted."""
     return model in _fronts

@@ -1,7 +1,7 @@
-"""Who else looks into a forward: asked before anything of it is cut or answered.
+"""Who else observes a forward: checked before it is cut or answered.
 
-An allow-list. A forward is changed only where every part of the model is known to compute each row
-on its own, and nobody else sees what the parts are given.
+This is an allow-list. A forward is changed only if every part of the model is known to compute each
+row on its own, and nobody else sees what the parts are given.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ..core.counts import Passed
 # Weights of these classes are no more than numbers.
 _PLAIN = frozenset((*torch_compat.PLAIN, type(None)))
 
-# More parts than any encoder has: a module that contains itself.
+# More parts than any encoder has: reached only by a module that contains itself.
 _MOST_PARTS = 100_000
 
-# Attributes of a module that may hold a function. Those of the forward are looked at each time.
+# Attributes of a module that may hold a function. ``forward`` is checked again each time.
 _FUNCTION_ATTRIBUTES = frozenset(
     ("forward", "extra_repr", "to", "cuda", "npu", "xpu", "mlu", "sdaa", "musa")
 )
@@ -40,7 +40,7 @@ _HOOKS = tuple(map(operator.itemgetter, torch_compat.HOOKS))
 
 
 def surroundings() -> Passed | None:
-    """What about this thread and process rules out that any call is changed."""
+    """Why this thread and process do not allow any call to be changed; None if they do."""
     if torch_compat.is_traced():
         return Passed.COMPILING
     if torch_compat.has_gradients():
@@ -56,7 +56,7 @@ def namespaces(parts: list[torch.nn.Module]) -> list[_Own]:
 
 
 def parts_of(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """All modules of ``model``, itself first; one that is shared, as often as it is held.
+    """All modules of ``model``, itself first; a shared one as often as it occurs.
 
     ``modules()`` takes many times as long, and this is done in every forward that is changed.
     """
@@ -72,11 +72,11 @@ def parts_of(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 @dataclass(frozen=True)
 class _Look:
-    """A close look at the parts of a model. ``reason``: what rules a change out, None if nothing.
+    """A close look at the parts of a model. ``reason``: why a change is ruled out, or None.
 
-    The first five are what it depends on. ``mixes``: whether some class of theirs looks at more
-    than one token, but for the attention. ``attentions``, ``with_forward``, ``with_weights`` and
-    ``eight_bit``: the parts that are looked at again each time, by where they stand.
+    It is valid while the first five fields are the same. ``mixes``: whether some class, other than
+    the attention, looks at more than one token. ``attentions``, ``with_forward``, ``with_weights``
+    and ``eight_bit``: the indices of parts that are checked again each time.
     """
 
     types: list[type]
@@ -104,9 +104,9 @@ class _Look:
 class Stack:
     """Whether all parts of one model are known. It keeps none of them alive.
 
-    ``module_name``: the modeling module that defines the model's class. ``causal``: what its
-    attention modules have to say of themselves; None where that does not matter. ``looks``: how
-    often the parts, or what their classes define, were found to be other ones.
+    ``module_name``: the modeling module that defines the model's class. ``causal``: the
+    ``is_causal`` that its attention modules must have; None if that does not matter. ``looks``: how
+    often the parts, or what their classes define, have changed.
     """
 
     def __init__(self, module_name: str, causal: bool | None) -> None:
@@ -115,7 +115,7 @@ class Stack:
         self.looks = 0
 
     def why_not(self, parts: list[torch.nn.Module], owns: list[_Own]) -> Passed | None:
-        """What about the model's ``parts``, with these namespaces, rules a change out."""
+        """Why ``parts``, with the namespaces ``owns``, rule a change out; None if they do not."""
         if True in map(_TRAINING, owns) and any(map(_is_trained, parts)):
             return Passed.TRAINING
         for get in _HOOKS:
@@ -135,7 +135,7 @@ class Stack:
     def mixes(self, owns: list[_Own]) -> bool:
         """Whether a token's result depends on others that the mask hides.
 
-        To be asked after ``why_not``, of the same parts.
+        Call it after ``why_not``, with the same parts.
         """
         look = self._last
         if look is None or look.mixes:
@@ -148,7 +148,7 @@ class Stack:
         )
 
     def _look(self, parts: list[torch.nn.Module], owns: list[_Own]) -> _Look:
-        """The last look where it still holds, because a look takes long."""
+        """The last look if it is still valid, because a new one takes long."""
         types, sizes = list(map(type, parts)), list(map(len, owns))
         functions = torch_compat.called()
         functions += transformers_compat.functions_looked_up(owns[0].get("config"))
@@ -208,18 +208,18 @@ def _contents(namespaces: list[Any]) -> list[list[Any]]:
 
 
 def _is_trained(part: torch.nn.Module) -> bool:
-    # A slice of a list of layers is a new list, which says that it is in training mode.
+    # A slice of a ModuleList is a new list, which is in training mode.
     return part.training and type(part) not in (torch.nn.ModuleList, torch.nn.ModuleDict)
 
 
 def _is_looked_at(base: type) -> bool:
-    # What is defined above these is not called inside of a forward.
+    # A forward calls nothing that is defined in these modules.
     above = ("builtins", "abc", "transformers.modeling_utils")
     return base is not torch.nn.Module and base.__module__ not in above
 
 
 def _has_own_functions(own: _Own) -> bool:
-    """Whether nobody has put a function on the module itself, in place of its class's."""
+    """Whether the module itself has no foreign function in place of a method of its class."""
     functions = [
         value
         for name, value in own.items()
@@ -237,7 +237,7 @@ def _is_known_function(value: Any) -> bool:
 
 
 def _is_replaced(part: torch.nn.Module, own: _Own) -> bool:
-    """Whether a forward of somebody else is called, or a hook that may change more than weights."""
+    """Whether a foreign forward is called, or a hook that may change more than weights."""
     hooks = [*accelerate.hooks_of(own), *[hook for _, hook in diffusers.hooks_of(own)]]
     forwards = [own["forward"], *accelerate.old_forwards(own)]
     return not (
@@ -247,7 +247,7 @@ def _is_replaced(part: torch.nn.Module, own: _Own) -> bool:
 
 
 def _hands_on(forward: Any, original: Any) -> bool:
-    """Whether ``forward`` is the ``original`` one, or accelerate's or diffusers' around it."""
+    """Whether ``forward`` is ``original``, or accelerate's or diffusers' wrapper around it."""
     while forward is not None:
         function = getattr(forward, "__func__", getattr(forward, "func", forward))
         if function is original:

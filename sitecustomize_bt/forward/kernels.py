@@ -35,8 +35,8 @@ class Choice:
 class Observer:
     """Sees the first SDPA call that this thread makes between ``enter`` and ``leave``.
 
-    Nothing of the call is changed. Where Ctrl-C kept ``leave`` from being called, what is left on
-    torch's stack of modes sees one call at most and goes with the next ``leave``.
+    The call is not changed. If Ctrl-C prevents ``leave``, the mode stays on torch's stack: it sees
+    one call at most, and the next ``leave`` removes it.
     """
 
     def __init__(self) -> None:
@@ -44,11 +44,11 @@ class Observer:
         self._mode = _Mode(self)
 
     def enter(self) -> None:
-        """Begin to look."""
+        """Start observing."""
         self._mode.__enter__()
 
     def leave(self) -> None:
-        """See nothing any more, and leave the stack of modes unless somebody is above."""
+        """Stop observing, and leave the stack of modes unless another mode is above."""
         self._mode.observer = None
         top = top_function_mode()
         while isinstance(top, _Mode) and top.observer is None:
@@ -57,7 +57,7 @@ class Observer:
 
 
 class _Mode(TorchFunctionMode):  # type: ignore[misc]
-    """``observer``: who is told of the next call; None once it was."""
+    """Tells ``observer`` of the next call; ``observer`` is None afterwards."""
 
     def __init__(self, observer: Observer) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def choice(
     *others: Any,
     **named: Any,
 ) -> Choice:
-    """What SDPA takes for this call, by asking the function that it asks itself."""
+    """The kernel for this call, from the function by which SDPA itself chooses."""
     number = sdpa_kernel_number(query, key, value, attn_mask, dropout_p, *others, **named)
     name = sdpa_kernel_names().get(number, str(number))
     kernel = _NAMES.get(name, name.lower())

@@ -25,22 +25,22 @@ class Measuring(Stage):
         self._kernels: Counter[Choice] = Counter()
 
     def before(self, call: Call) -> tuple[float, Observer | None]:
-        """Look into the 1st, 2nd, 4th, 8th, ... forward for its kernel."""
+        """Observe the kernel of the 1st, 2nd, 4th, 8th, ... forward."""
         with self._lock:
             self._forwards += 1
             number = self._forwards
         observer = None
-        # What is compiled would be compiled again because of a mode, or fail.
+        # A mode would make a compiled model compile again, or fail.
         if number & (number - 1) == 0 and call.foreign is not Passed.COMPILED:
             observer = Observer()
             observer.enter()
         return time.perf_counter(), observer
 
     def leave(self, kept: tuple[float, Observer | None]) -> None:
-        """Add what the forward took."""
+        """Add the time that the forward took."""
         started, observer = kept
         spent = time.perf_counter() - started
-        with console.quiet():  # a report is not worth a forward
+        with console.quiet():  # an error in a report must not fail the forward
             if observer is not None:
                 observer.leave()
             with self._lock:
@@ -49,12 +49,12 @@ class Measuring(Stage):
                     self._kernels[observer.choice] += 1
 
     def let_through(self, call: Call | None, reason: Passed) -> None:
-        """Count a forward that is not looked into."""
+        """Count a forward that is not observed."""
         if reason is not Passed.COMPILING:
             with self._lock:
                 self._forwards += 1
 
     def snapshot(self) -> Measured:
-        """By now."""
+        """The numbers so far."""
         with self._lock:
             return Measured(self._forwards, self._seconds, MappingProxyType(dict(self._kernels)))

@@ -1,6 +1,6 @@
-"""Who calls us: patches on other people's modules. wrapt is imported here and nowhere else.
+"""Patches on other libraries' modules, through which we are called. Only this room imports wrapt.
 
-These modules are imported while the host imports transformers, before huggingface_hub and torch
-are. The host may not have said yet where their files are (FramePack sets HF_HOME in its script),
-so whatever imports either is imported inside functions that run later.
+These modules are imported while the host imports transformers, before huggingface_hub and torch.
+The host may not have said yet where their files are (FramePack sets HF_HOME in its script). So
+anything that imports either is imported inside functions that run later.
 """

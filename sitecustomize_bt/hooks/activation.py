@@ -9,13 +9,13 @@ from ..startup.faults import FAULTS, pass_on
 from .ledger import ledger
 from .session import session
 
-# Threads install and uninstall one after the other. Nobody waits for an import of the host's
-# libraries meanwhile: who imports them may be on the way here.
+# Threads install and uninstall one after the other. Nobody imports the host's libraries under this
+# lock: a thread that is importing them may need it.
 _turns = locks.new()
 
 
 def activate(*, explicitly: bool = False) -> bool:
-    """Hook what is imported already and wait for the rest; whether hooks were installed.
+    """Hook what is imported already and wait for the rest; returns whether hooks were installed.
 
     ``explicitly``: see ``Session.begin``.
     """
@@ -36,7 +36,7 @@ def _activate(explicitly: bool) -> bool:
     if not (settings.enabled or settings.tells_demo_users):
         return False
     try:
-        # The gate is behind us: the first third-party import.
+        # We are past the gate: this is the first third-party import.
         import wrapt  # noqa: F401 - what follows needs it
     except FAULTS as error:
         pass_on(error)
@@ -58,7 +58,7 @@ def _activate(explicitly: bool) -> bool:
 
 
 def guard() -> None:
-    """Install the guard alone, for models that are accelerated without ``activate``."""
+    """Install only the guard, for models that are accelerated without ``activate``."""
     with _turns:
         from . import offloading
 

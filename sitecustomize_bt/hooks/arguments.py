@@ -1,8 +1,8 @@
 """``--disable-bettertransformer`` on the command line of a host that does not know it.
 
 argparse ends a program with status 2 on an argument it does not know. Only what a parser itself
-calls unknown is touched: a host that knows the flag, or hands the rest of its command line on
-(``nargs=argparse.REMAINDER``, ``parse_known_args``), sees it as ever.
+calls unknown is touched: a host that knows the flag, or passes the rest of its command line on
+(``nargs=argparse.REMAINDER``, ``parse_known_args``), sees it as before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What was replaced by what: the only way here to patch an attribute and to undo it."""
+"""The record of all patches: the only way here to patch an attribute and to undo it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Patch:
     after: object
 
     def undo(self) -> bool:
-        """Whether the attribute is what it was before, now."""
+        """Restore the attribute; returns whether it is now what it was before."""
         now = vars(self.owner).get(self.name, _MISSING)
         if now is not self.after:
             return now is self.before  # somebody has wrapped it since, or it is back already
@@ -38,9 +38,9 @@ class _Patch:
 class Ledger:
     """Patches in the order they were made, undone in the opposite order.
 
-    ``active`` is what every wrapper of ours asks first: where somebody has wrapped the same
-    attribute after us it cannot be put back without dropping theirs, so ours stays beneath
-    it and steps aside.
+    Every wrapper of ours checks ``active`` first. If somebody has wrapped the same attribute after
+    us, restoring it would drop their wrapper. So ours stays beneath theirs and only passes calls
+    on.
     """
 
     def __init__(self) -> None:
@@ -51,18 +51,18 @@ class Ledger:
     def replace(self, owner: Any, name: str, make: Callable[[], object]) -> None:
         """Set ``owner.name`` to what ``make`` returns (a class or module, and an attribute of it).
 
-        Not if it has been replaced already, even if somebody has wrapped it again since, nor where
-        another thread has just undone everything.
+        Does nothing if the attribute is replaced already, even if somebody has wrapped it since, or
+        if another thread has just undone everything.
         """
         with self._lock:
             if self._is_free(owner, name):
                 self._set(owner, name, make())
 
     def replace_everywhere(self, owner: ModuleType, name: str, make: Callable[[], object]) -> None:
-        """``replace``, and the same for whoever has bound the object under a name of its own.
+        """``replace``, also wherever a module has bound the object under a name of its own.
 
-        ``from accelerate import dispatch_model`` makes such an alias. Those bound while ours is
-        in place come back with ``undo`` as well.
+        ``from accelerate import dispatch_model`` makes such an alias. ``undo`` also restores
+        aliases that were made while ours was in place.
         """
         with self._lock:
             if self._is_free(owner, name):
@@ -78,11 +78,11 @@ class Ledger:
     def _set(self, owner: Any, name: str, value: object) -> None:
         before = vars(owner).get(name, _MISSING)
         setattr(owner, name, value)
-        # Read back: what a class hands out need not be what was set on it.
+        # Read back: a class may not hold the very object that was set on it.
         self._patches.append(_Patch(owner, name, before, vars(owner)[name]))
 
     def undo(self) -> None:
-        """Put back every object that is still ours to put back; what is not stays recorded."""
+        """Restore every attribute that still holds our object; the others stay recorded."""
         with self._lock:
             self.active = False
             self._patches = [patch for patch in self._patches[::-1] if not patch.undo()][::-1]

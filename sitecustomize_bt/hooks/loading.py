@@ -1,4 +1,4 @@
-"""Models of the registered classes as they come: loaded, or built from a config to be filled."""
+"""Accelerate models of the registered classes when they are loaded, or built to be filled."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _wrap_classes(module: ModuleType) -> None:
     classes = [cls for cls in named if hasattr(cls, _METHOD)]
     if not classes:
         return
-    # Only now that the host has imported transformers: what versions needs comes with it.
+    # Only after the host has imported transformers: what versions needs comes with it.
     from ..compat import versions
 
     unknown = versions.unknown()
@@ -57,7 +57,7 @@ def _wrapper(cls: Any) -> Wrapper:
 
 
 def _inherited(owner: Any) -> Any:
-    """A classmethod that calls the one ``owner`` inherits, whichever that is by then."""
+    """A classmethod that calls the one that ``owner`` inherits at the time of the call."""
 
     @functools.wraps(getattr(owner, _METHOD).__func__)
     def from_pretrained(cls: type, *args: Any, **kwargs: Any) -> Any:
@@ -101,7 +101,7 @@ def _accelerated(
         return wrapped(*args, **kwargs)
     load = None
     with console.shielded("asking for SDPA"):
-        # Behind the gate: this is where torch is first needed.
+        # We are past the gate: this is where torch is first needed.
         from ..model.load import Load
 
         load = Load(cls, args, kwargs, session.settings)

@@ -1,8 +1,8 @@
-"""The guard: whoever takes over a model's weights gets it without anything of ours on it.
+"""The guard: what we applied to a model is reverted before somebody offloads its weights.
 
-Every call goes through unchanged; only what we had applied is reverted before it. diffusers'
-``enable_model_cpu_offload``, ``enable_sequential_cpu_offload``, ``enable_group_offload`` and
-``enable_auto_cpu_offload`` end in the functions below, called for each component they offload.
+The call itself goes through unchanged. diffusers' ``enable_model_cpu_offload``,
+``enable_sequential_cpu_offload``, ``enable_group_offload`` and ``enable_auto_cpu_offload`` call the
+functions below for each component that they offload.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Offloader:
     """A function that offloads a model it is given.
 
     ``function``: its name in ``module``, with its class if it has one. ``parameter``: the name of
-    the model's parameter, and ``model_at`` where it stands among the positional ones.
-    ``device_map_at``: likewise its ``device_map``, if what that says decides whether it offloads.
+    the model's parameter, and ``model_at``: its index among the positional ones. ``device_map_at``:
+    likewise for ``device_map``, if its value decides whether the call offloads.
     """
 
     module: str
@@ -50,7 +50,7 @@ _SWAPPER = "DynamicSwapInstaller.install_model"
 
 OFFLOADERS: tuple[Offloader, ...] = (
     Offloader(_ACCELERATE, "dispatch_model", device_map_at=1),
-    # A device_map in words becomes a dict only inside, where dispatch_model is called with it.
+    # A device_map in words becomes a dict only inside; dispatch_model is called with that.
     Offloader(_ACCELERATE, "load_checkpoint_and_dispatch", device_map_at=2),
     Offloader(_ACCELERATE, "cpu_offload"),
     Offloader(_ACCELERATE, "cpu_offload_with_hook"),

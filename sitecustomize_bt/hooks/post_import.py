@@ -16,8 +16,8 @@ from .ledger import ledger
 _registered: set[tuple[str, Callable[[ModuleType], None]]] = set()
 _lock = locks.new()
 
-# wrapt's finder is there because of us, asks for this lock at every import, and does not renew it
-# in a forked child.
+# We have installed wrapt's finder. It takes this lock at every import, and does not renew it in a
+# forked child.
 locks.in_forked_children(
     getattr(sys.modules.get("wrapt.importer"), "_post_import_hooks_lock", None)
 )
@@ -42,16 +42,16 @@ def when_imported(name: str, patch: Callable[[ModuleType], None]) -> None:
 
 
 def catch_up() -> None:
-    """Wait for what another thread is importing just now: wrapt takes that for imported already.
+    """Wait for imports that run in other threads: wrapt takes such a module for imported already.
 
-    To be called without a lock that the other thread may ask for.
+    Call it without any lock that the other thread may need.
     """
     with _lock:
         registered = tuple(_registered)
     for name, patch in registered:
         spec = getattr(sys.modules.get(name), "__spec__", None)
         if getattr(spec, "_initializing", False):
-            with console.quiet():  # the other thread's to hear of
+            with console.quiet():  # the other thread gets the error
                 importlib.import_module(name)
             if name in sys.modules:
                 _call(patch, sys.modules[name], name)

@@ -18,11 +18,11 @@ class Session:
         return self.settings
 
     def current(self) -> Settings:
-        """What is kept, or what counts for a program that uses ``apply`` alone."""
+        """The kept settings if enabled; otherwise those of a program that only uses ``apply``."""
         return self.settings if self.settings.enabled else self.read(explicitly=True)
 
     def end(self) -> None:
-        """Forget what they said."""
+        """Go back to the defaults."""
         self.settings = Settings()
 
     @staticmethod

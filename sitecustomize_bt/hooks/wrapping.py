@@ -1,4 +1,4 @@
-"""wrapt's function wrapper, pickled and copied as the function in whose place it stands."""
+"""wrapt's function wrapper, pickled and copied like the function that it replaces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import wrapt
 class _Bound(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]  # wrapt 1 has none
     @property
     def __func__(self) -> Callable[..., Any]:
-        """For another tool, which wraps a classmethod around it; wrapt's own leads past us."""
+        """For a tool that wraps this in a classmethod again; wrapt's own would bypass us."""
         wrapper, method = self._self_parent, self.__wrapped__
 
         @functools.wraps(getattr(method, "__func__"))  # noqa: B009 - wrapt's type has none
@@ -29,9 +29,9 @@ class _Bound(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]  # wrapt 1 h
 
 
 class Wrapper(wrapt.FunctionWrapper):  # type: ignore[type-arg]
-    """``Wrapper(wrapped, wrapper)``, as wrapt has it.
+    """``Wrapper(wrapped, wrapper)``, as in wrapt.
 
-    Functions and bound classmethods are pickled by name (a process pool does that with what it is
+    Functions and bound classmethods are pickled by name (a process pool pickles what it is to
     to call) and never copied; wrapt's own proxies refuse both.
     """
 

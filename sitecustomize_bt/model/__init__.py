@@ -1,1 +1,1 @@
-"""What is done to one model: looked at, decided on, applied to, reverted."""
+"""What is done to one model: it is looked at, decided on, accelerated and reverted."""

@@ -1,4 +1,4 @@
-"""Apply to one model, and revert it exactly."""
+"""Apply to one model what was decided, and revert it exactly."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _FORWARD_PARTS = ("backends", "padding", "reuse")
 
 @dataclass
 class _Applied:
-    """``watched``: the module before whose calls we stand, the model itself or a part of it.
+    """``watched``: the module whose calls are intercepted, the model itself or a part of it.
 
-    ``repeat``: the stage that stays where the model is offloaded; None without encode reuse.
+    ``repeat``: the stage that stays when the model is offloaded; None without encode reuse.
     """
 
     decision: Decision
@@ -89,7 +89,7 @@ def apply_built(model: torch.nn.Module, settings: Settings) -> Decision:
         known = applied_to(model)
         if known is not None:
             return known
-        # Nobody overrules anybody here: what the model runs is what was in force.
+        # No request is overruled here: what the model runs now was in force before.
         facts = dataclasses.replace(facts, default=facts.running)
         configs: attention.Before = []
         decided = decision.decide(settings, facts)
@@ -105,7 +105,7 @@ def apply_built(model: torch.nn.Module, settings: Settings) -> Decision:
 
 
 def revert(model: torch.nn.Module) -> bool:
-    """Undo what was applied to ``model``; whether anything was."""
+    """Undo what was applied to ``model``; returns whether anything was."""
     if not isinstance(model, torch.nn.Module):
         return False
     with _lock:
@@ -130,10 +130,10 @@ def revert_all() -> None:
 
 
 def release(target: torch.nn.Module, taker: str) -> list[Decision]:
-    """Revert every accelerated model that shares a module with ``target``, but for exact repeats.
+    """Revert each accelerated model that shares a module with ``target``; exact repeat stays on.
 
-    ``taker``: who is about to offload it, as ``accelerate.cpu_offload``. Returns the new decision
-    on each model that was reverted.
+    ``taker``: who is about to offload it, such as ``accelerate.cpu_offload``. Returns the new
+    decision on each model that was reverted.
     """
     with _lock:
         taken = set(target.modules())
@@ -158,7 +158,7 @@ def release(target: torch.nn.Module, taker: str) -> list[Decision]:
 
 
 def forget(model: torch.nn.Module) -> bool:
-    """Drop what encode reuse keeps of ``model``; whether it keeps anything of it at all."""
+    """Drop what encode reuse keeps of ``model``; returns whether reuse is on for it at all."""
     found = _applied.get(model) if isinstance(model, torch.nn.Module) else None
     if found is None or found.repeat is None:
         return False
@@ -173,7 +173,7 @@ def _act(model: torch.nn.Module, decided: Decision, case: Case) -> Decision:
         with _lock:
             try:
                 decided, activity = _attach(model, decided, case)
-            except BaseException:  # Ctrl-C too: nothing is left on a model half way
+            except BaseException:  # Ctrl-C too: no model is left half changed
                 revert(model)
                 attention.restore(case.configs)
                 raise
@@ -188,7 +188,7 @@ def _attach(
     built = stages_of(model, decided, case)
     backends.ask_for(case.settings.backends)
     home = next(cls for cls in type(watched).__mro__ if cls.__module__ == row.module)
-    # Known before anything is attached, so that what ends half way can be reverted.
+    # Recorded before anything is attached, so that an interrupted attachment can be reverted.
     applied = _applied[model] = _Applied(decided, weakref.ref(watched), case.configs, built.repeat)
     why_not = front.attach(watched, home, front.Front(watched, row.text, built.stages, row.module))
     if why_not:
@@ -200,7 +200,7 @@ def _attach(
 
 
 def _row_of(model: torch.nn.Module) -> Encoder | None:
-    """The row of the model's class; None, too, where this release has no part of that name."""
+    """The row of the model's class; None if there is none, or the model lacks the row's part."""
     row = table.row_of(type(model))
     try:
         return row if row is None or watched_in(model, row) else None
@@ -217,7 +217,7 @@ def _not_registered(model: object) -> Decision:
 def _looked_at(
     model: torch.nn.Module, request: Request, settings: Settings
 ) -> tuple[Encoder | None, Facts | None]:
-    """The model's row, and all that is decided from; to be called without the lock."""
+    """The model's row, and the facts to decide from. Call it without the lock."""
     row = _row_of(model)
     if row is None:
         return None, None
@@ -225,11 +225,11 @@ def _looked_at(
     offloaded, quantized = offload.offloaded(model), quantization.method(model)
     optimum = ""
     if decision.for_process(settings, devices) is None:
-        # Asking imports optimum, where there is one.
+        # This imports optimum, if it is installed.
         optimum = optimum_bridge.ask(model, offload=offloaded, quantized=quantized).line
     is_known = libraries.is_known_class(type(watched_in(model, row)))
     unknown = versions.unknown()
-    # A release that is not known may not even have what tells this.
+    # An unknown release may not even have the names that this reads.
     running, stays = "", row.padding_stays
     if unknown is None or settings.force:
         running, text = attention.running(model, row), row.text

@@ -1,4 +1,4 @@
-"""Who, besides us, has asked for an attention implementation of a model that is made."""
+"""Whether anybody besides us asks for an attention implementation of a model being made."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def read(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request:
         return Request(known=False) if path is None else _from_file(path)
     except (OSError, ValueError) as error:
         pass_on(error)
-        # No such folder, not a hub name, no JSON: the host will see.
+        # No such folder, not a hub name, no JSON: the host will get the error itself.
         return Request(known=False)
 
 
 def config_file(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-    """The config file that such a call reads, where it is on this machine."""
+    """The config file that such a call reads; None if it is not on this machine."""
     first = args[0] if args else None
     given = (kwargs.get("config"), first, kwargs.get("pretrained_model_name_or_path"))
     paths = [source for source in given if isinstance(source, (str, os.PathLike))]
@@ -96,7 +96,7 @@ def _saved_config(source: Any, kwargs: Mapping[str, Any]) -> str | None:
 def _from_file(path: str) -> Request:
     with open(path, encoding="utf-8") as file:
         saved = json.load(file)
-    # Whatever else that may be, transformers says what is odd about it.
+    # Anything else is an error, which transformers reports itself.
     return _from_saved(saved) if isinstance(saved, dict) else Request(known=False)
 
 

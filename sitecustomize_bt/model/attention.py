@@ -1,6 +1,6 @@
 """The ``attn_implementation`` of one model: what it really runs, and how to switch it.
 
-Read off the model's own modules, because a config may say what the model does not run.
+It is read off the model's own modules, because a config may say what the model does not run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def running(model: torch.nn.Module, row: Encoder) -> str:
 def switch(model: torch.nn.Module, row: Encoder) -> Before:
     """Make a built model run SDPA; returns what ``restore`` needs.
 
-    The model gets copies of its configs first: a config object may be shared with another model,
+    The model first gets copies of its configs: a config object may be shared with another model,
     which must not be switched along. Raises CannotSwitchError, with the model as it was.
     """
     if compat.attention_classes(row.module, row.family):
@@ -66,7 +66,7 @@ def switch(model: torch.nn.Module, row: Encoder) -> Before:
 
 
 def restore(before: Before) -> None:
-    """Give every module the config object back that it had."""
+    """Give every module its old config object back."""
     for reference, config in before:
         module = reference()
         if module is not None:

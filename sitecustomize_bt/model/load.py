@@ -1,4 +1,4 @@
-"""One call that makes a model: what to ask of it, and what to do with what it returns."""
+"""One call that makes a model: which attention it asks for, and what is done with the result."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""optimum's BetterTransformer: asked about a model, never let near it.
+"""optimum's BetterTransformer: it is asked about a model, but never given the model.
 
-``BetterTransformer.transform`` refuses all registered classes but a CLIPModel that runs eager. Of
-that it replaces the vision layers, copies their weights and turns quick_gelu into gelu; ``reverse``
-then makes another model with more copies. That cannot be undone object for object, so optimum gets
-a stand-in with the model's config and no layers: the refusal is its own, and no model is touched.
+``BetterTransformer.transform`` refuses all registered classes except a CLIPModel that runs eager.
+There it replaces the vision layers, copies their weights and turns quick_gelu into gelu;
+``reverse`` then makes another model with more copies. That cannot be undone object for object. So
+optimum gets a stand-in with the model's config and no layers: the answer is its own, and no model
+is touched.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ import torch
 from ..startup.faults import FAULTS, pass_on
 
 _PACKAGE = "optimum.bettertransformer"
-# A broken package may well call sys.exit() while it is imported.
 
 
 class Refusal(enum.Enum):
@@ -42,14 +42,14 @@ class Refusal(enum.Enum):
 
 @dataclass(frozen=True)
 class Answer:
-    """``detail``: the refusal in words for this model; optimum's own where it gave some."""
+    """``detail``: the refusal of this model in words; optimum's own if it gave any."""
 
     refusal: Refusal
     detail: str
 
     @property
     def line(self) -> str:
-        """What is printed; nothing where optimum did not come into it."""
+        """What is printed; empty if optimum had no part in it."""
         if self.refusal in (Refusal.ABSENT, Refusal.OFFLOADED, Refusal.QUANTIZED):
             return ""
         return f"{_PACKAGE} is not used: {self.detail}"
@@ -104,11 +104,11 @@ def _transform() -> Callable[[Any], Any] | Answer:
 
 
 class _WouldGoOnError(Exception):
-    """optimum has no objection, and begins with the layers."""
+    """optimum has no objection, and begins to replace layers."""
 
 
 class _StandIn:
-    """What optimum sees of a model."""
+    """What optimum gets in place of a model."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -121,7 +121,7 @@ class _StandIn:
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """Drop what optimum logs in this thread: at each call, that it is deprecated."""
+    """Drop what optimum logs in this thread: at each call it says that it is deprecated."""
     logger, thread = logging.getLogger(f"{_PACKAGE}.transformation"), threading.get_ident()
 
     def from_elsewhere(record: logging.LogRecord) -> bool:

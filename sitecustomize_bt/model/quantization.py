@@ -1,7 +1,7 @@
 """How a model is quantized, read off the model itself.
 
-SDPA sits above the linear layers and suits all of these; what would not (replacing modules, as
-optimum's transformation does) asks here first.
+SDPA does not touch the linear layers, so it suits all of these. Replacing modules, as optimum does,
+would not: the code that asks optimum checks this first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 from ..compat.torch import PARAMETERS
 
-# As transformers spells ``quant_method``, and as printed.
+# transformers' ``quant_method``, and the name that is printed.
 _BNB = "BnB-compatible"
 _SPELLINGS = {
     "bitsandbytes": _BNB,
@@ -37,7 +37,7 @@ def method(model: torch.nn.Module) -> str | None:
 
 
 def _by_flags(model: torch.nn.Module) -> str | None:
-    # dequantize() leaves the old flag where it was and puts this one beside it.
+    # dequantize() leaves the old flag in place and adds this one.
     if getattr(model, "is_quantized", None) is False:
         return None
     return _BNB if any(getattr(model, flag, False) is True for flag in _FLAGS) else None

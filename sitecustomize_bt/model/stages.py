@@ -1,4 +1,4 @@
-"""What stands before one model's calls: the stages of a forward, in their order."""
+"""The stages of one model's forward, in their order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Case:
-    """What a model is accelerated under. ``configs``: what of it was changed already.
+    """How a model is accelerated. ``configs``: which of its configs were replaced already.
 
     ``origin``: the checkpoint it was loaded from; or why that is not known, in words.
     """
@@ -40,7 +40,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Built:
-    """What stands before one model's calls; ``activity`` holds nothing of it.
+    """The stages of one model; ``activity`` holds no reference to the model.
 
     ``repeat``: the one among ``stages`` that answers repeats; None without encode reuse.
     """
@@ -51,9 +51,9 @@ class Built:
 
 
 def stages_of(model: torch.nn.Module, decided: Decision, case: Case) -> Built:
-    """The stages of a forward, in their order: the one place that says which there are.
+    """The stages of a forward, in their order; only this function decides which there are.
 
-    A repeat needs none of the others. The time that is measured holds what the others take. The
+    An answered repeat needs no other stage. The measured time includes the stages after it. The
     common prefix sees the columns that the padding skip leaves. Backends are for SDPA itself.
     """
     row, settings = case.row, case.settings
@@ -62,7 +62,7 @@ def stages_of(model: torch.nn.Module, decided: Decision, case: Case) -> Built:
     measuring = Measuring() if settings.report else None
     repeat, why_no_folder = None, ""
     if decided.reuse.on:
-        # Imported by those who have asked for it alone.
+        # Imported only for those who have asked for it.
         from ..reuse.prefix import CommonPrefix
         from ..reuse.repeat import ExactRepeat
         from ..reuse.store import set_limit
@@ -84,7 +84,7 @@ def stages_of(model: torch.nn.Module, decided: Decision, case: Case) -> Built:
         stages.append(CommonPrefix())
     if decided.backends.on:
         stages.append(backends.Backends())
-    # What is kept goes with the model, which may be gone when its activity is read.
+    # Weak: what is kept goes with the model, which may be gone when its activity is read.
     reference = None if repeat is None else weakref.ref(repeat)
 
     def activity() -> Activity:

@@ -1,4 +1,4 @@
-"""What a forward without its padding gave, brought back to the length that the caller knows."""
+"""The output of a forward without padding, brought back to the length that the caller expects."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def pad(output: Any, window: Window) -> Any:
     """``output`` of a text model, at full length.
 
     States (batch, window, width) become (batch, length, width), zero wherever the mask hides; keys
-    and values (batch, heads, window, width) likewise, zero outside of the window. Those of packed
-    rows, (bins, length, ...), go back to where they belong. A model output stays the object it is,
-    and gives up each short tensor as its long one is made: all of them at once would take more
-    memory than the untouched forward does.
+    and values (batch, heads, window, width) likewise, zero outside of the window. Packed rows,
+    (bins, length, ...), go back to their own places. A model output is changed in place, and drops
+    each short tensor once the long one is made: keeping all of them would take more memory than the
+    untouched forward does.
     """
     packed = window.packed
     padder = _Padder(window) if packed is None else _Unpacker(window, packed)
@@ -44,7 +44,7 @@ class _Padder:
         for name in list(output):
             if name == "hidden_states":
                 states = list(output[name])
-                output[name] = ()  # so that nobody else holds them
+                output[name] = ()  # drop the tuple, which would keep them alive
                 output[name] = self._all_states(states, last, padded)
             elif name in CACHES:
                 output[name] = self._cache(output[name])
@@ -66,7 +66,7 @@ class _Padder:
     def _all_states(
         self, states: list[Any], last: torch.Tensor, padded: torch.Tensor
     ) -> tuple[Any, ...]:
-        """``states`` padded; what is the same tensor as ``last`` stays the same as ``padded``."""
+        """``states`` padded; a state that is the tensor ``last`` becomes the tensor ``padded``."""
         for index, state in enumerate(states):
             if state is last:
                 states[index] = padded
@@ -82,7 +82,7 @@ class _Padder:
         return full
 
     def _cache(self, cache: Any) -> Any:
-        """Keys and values; inside of the window, hidden ones stay as they were computed."""
+        """Keys and values, padded; inside the window, hidden ones stay as they were computed."""
         return change_cache(cache, self._heads, self._window.length)
 
     def _heads(self, tensor: Any) -> torch.Tensor:
@@ -91,7 +91,7 @@ class _Padder:
     def _spread(self, tensor: Any, dimension: int, dimensions: int) -> torch.Tensor:
         window = self._window
         _check(tensor, dimension, dimensions, window.right - window.left)
-        # The columns are the last axis but one; one operation, where a model has many tensors.
+        # The columns are the last axis but one. One operation per tensor: a model may have many.
         return torch.nn.functional.pad(tensor, (0, 0, window.left, window.length - window.right))
 
     def _inside(self, full: torch.Tensor, dimension: int) -> torch.Tensor:
@@ -109,7 +109,7 @@ class _Padder:
 
 
 class _Unpacker(_Padder):
-    """The same for rows that were computed one behind the other."""
+    """The same for packed rows."""
 
     def __init__(self, window: Window, packed: Packed) -> None:
         super().__init__(window)
@@ -126,13 +126,13 @@ class _Unpacker(_Padder):
         heads = 1 if dimension == 1 else shape[1]
         to, taken = self._places_of(heads, tensor.device)
         full = tensor.new_zeros(shape)
-        # Whole rows of numbers, which takes half as long as indices for each axis.
+        # Copying whole rows takes half as long as an index for each axis.
         flat = full.view(-1, shape[-1])
         flat.index_copy_(0, to, tensor.reshape(-1, shape[-1]).index_select(0, taken))
         return full
 
     def _places_of(self, heads: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where each token goes to, and where it is, both with an axis of ``heads`` in between."""
+        """The flat index of each token in the full tensor and in the packed one, for each head."""
         if (heads, device) not in self._places:
             columns, length = self._window.length, self._packed.length
             places = packing.places(self._window.rows or (), self._packed, columns)
@@ -146,7 +146,7 @@ class _Unpacker(_Padder):
 
 
 def _check(tensor: Any, dimension: int, dimensions: int, size: int) -> None:
-    """Raise unless ``tensor`` is one, of that form."""
+    """Raise unless ``tensor`` is a plain tensor of that form."""
     if (
         type(tensor) is not torch.Tensor
         or tensor.dim() != dimensions

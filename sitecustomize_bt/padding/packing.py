@@ -1,8 +1,8 @@
-"""Rows of very different lengths, several of which are computed one behind the other.
+"""Packing: several rows of very different lengths are computed as one longer row.
 
-Each token keeps its position and sees the tokens of its own row alone, by a mask of four dimensions
-that every known transformers takes as it is. The packed rows are few and no longer than they have
-to be: attention costs the square of their length.
+Each token keeps its position. A mask of four dimensions, which every known transformers takes as it
+is, shows it only the tokens of its own row. The packed rows are few and as short as possible:
+attention costs the square of their length.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import torch
 
 Rows = Sequence[tuple[int, int]]
 
-# What has to be saved: so much of the cost, and so many numbers (tokens times widths, of all
-# layers together). Below, packing takes as long as it saves: tests/benchmarks/packing.py.
+# Packing must save 1/_SHARE of the cost, and _SAVED numbers (tokens times width times layers).
+# Below that it takes as long as it saves: tests/benchmarks/packing.py.
 _SHARE = 6
 _SAVED = 2**16
 
-# A token costs a layer as much outside of attention as so many columns, times its width, inside.
+# Outside of attention, a token costs a layer as much as _LINEAR * width columns cost inside.
 _LINEAR = 4
 
-# How many numbers of packed rows are tried, the most first.
+# How many bin counts are tried, the largest first.
 _TRIES = 8
 
 
 class Widths(NamedTuple):
-    """What a token costs depends on these of the model."""
+    """The sizes of a model that determine what a token costs."""
 
     hidden: int
     layers: int
@@ -37,9 +37,9 @@ class Widths(NamedTuple):
 
 @dataclass(frozen=True)
 class Packed:
-    """``bins``: for each row that is computed, which of the given ones stand in it, in their order.
+    """``bins``: for each computed row, the indices of the given rows in it, in order.
 
-    ``length``: the columns of the longest.
+    ``length``: the columns of the longest computed row.
     """
 
     bins: tuple[tuple[int, ...], ...]
@@ -47,15 +47,15 @@ class Packed:
 
     @property
     def tokens(self) -> int:
-        """How many are computed, with what fills the shorter bins up."""
+        """How many tokens are computed, including those that fill up shorter bins."""
         return len(self.bins) * self.length
 
 
 def pack(rows: Rows, window: int, widths: Widths) -> Packed | None:
     """Rows of these ``(start, end)``, packed; None where that takes longer than it saves.
 
-    ``window``: the columns that they would otherwise be computed in. Attention never has more to
-    look at (rows times the square of columns), and so its mask never takes more memory, than there.
+    ``window``: the columns that they would otherwise have. Packing never makes attention's work
+    (rows times columns squared), and so its mask, larger than it would be with these.
     """
     lengths = [end - start for start, end in rows]
     tokens, given = sum(lengths), len(rows) * window
@@ -66,7 +66,7 @@ def pack(rows: Rows, window: int, widths: Widths) -> Packed | None:
     order = sorted(range(len(rows)), key=lengths.__getitem__, reverse=True)
     bins = -(-tokens // max(lengths))
     for number in range(bins, max(bins - _TRIES, 0), -1):
-        # Without any rest, which there mostly is.
+        # A lower bound: as if all bins were full.
         if _cost(tokens, -(-tokens // number), widths) >= least:
             break
         packed = _into(number, order, lengths)
@@ -77,12 +77,12 @@ def pack(rows: Rows, window: int, widths: Widths) -> Packed | None:
 
 
 def _cost(tokens: int, columns: int, widths: Widths) -> int:
-    """What a layer has to do for ``tokens`` in rows of ``columns``, as a number to compare."""
+    """The relative cost of a layer for ``tokens`` in rows of ``columns``."""
     return tokens * (_LINEAR * widths.hidden + columns)
 
 
 def _into(number: int, order: Sequence[int], lengths: Sequence[int]) -> Packed:
-    """The longest row first, each where there is the least by then."""
+    """Pack the longest row first, each into the bin that is emptiest by then."""
     bins: list[list[int]] = [[] for _ in range(number)]
     filled = [(0, index) for index in range(number)]
     for row in order:
@@ -93,7 +93,7 @@ def _into(number: int, order: Sequence[int], lengths: Sequence[int]) -> Packed:
 
 
 def places(rows: Rows, packed: Packed, columns: int) -> torch.Tensor:
-    """(2, tokens): where each token stands in the given rows of ``columns``, and in the packed."""
+    """(2, tokens): each token's flat index in the given rows of ``columns``, and in the packed."""
     firsts = []
     for index, members in enumerate(packed.bins):
         place = index * packed.length
@@ -110,9 +110,9 @@ def places(rows: Rows, packed: Packed, columns: int) -> torch.Tensor:
 
 
 def mask(row: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """(bins, 1, length, length): causal within each row. ``row`` (bins, length): whose it is.
+    """(bins, 1, length, length): causal in each row. ``row`` (bins, length): each token's row.
 
-    ``dtype``: bool where that says what is seen; another where it is added to the scores.
+    ``dtype``: bool for a mask that says what is seen; otherwise it is added to the scores.
     """
     visible = (row[:, None, :, None] == row[:, None, None]).tril_()
     if dtype is torch.bool:

@@ -16,7 +16,7 @@ from .window import Window
 
 
 def decide(call: Call) -> Passed | Window:
-    """What of ``call`` is to be computed, or why it is computed as it was given."""
+    """The window of ``call`` to compute, or why it is computed as it was given."""
     text, values = call.text, call.values
     if text is None or values is None or not call.is_read:
         return Passed.NOT_UNDERSTOOD
@@ -30,12 +30,12 @@ def decide(call: Call) -> Passed | Window:
 
 
 def has_shape(tensor: Any, *shapes: tuple[int, ...]) -> bool:
-    """Whether it is a plain tensor of one of these shapes."""
+    """Whether ``tensor`` is a plain tensor of one of these shapes."""
     return type(tensor) in PLAIN and tuple(tensor.shape) in shapes
 
 
 def _why_not_asked(call: Call, values: Values) -> Passed | None:
-    """What the caller wants that rules the skip out."""
+    """What the caller asks for that rules the skip out; None if nothing does."""
     if values.get("attention_mask") is None:
         return Passed.NO_MASK
     if call.surroundings is not None:
@@ -49,7 +49,7 @@ def _why_not_asked(call: Call, values: Values) -> Passed | None:
 
 
 def _why_not_safe(call: Call, values: Values) -> Passed | None:
-    """What about the tensors' forms, or about the model, is not known to be exact."""
+    """Why the skip may be inexact for these tensors or this model; None if it is exact."""
     shape = call.shape
     if shape is None:
         return Passed.INPUTS
@@ -69,9 +69,9 @@ def _first(*reasons: tuple[Passed, bool]) -> Passed | None:
 
 
 def _widths(call: Call) -> Widths | None:
-    """The model's, where rows may be packed.
+    """The model's widths; None if rows may not be packed.
 
-    Eager attention takes a mask's square for each head, and in the dtype of the scores.
+    Eager attention would take the square of a row for each head, in the dtype of the scores.
     """
     config = call.module.config
     if call.text is None or not call.text.packs or attention_of(config) != SDPA:
@@ -82,19 +82,19 @@ def _widths(call: Call) -> Widths | None:
 def _window(call: Call, mask: Any, cache_position: Any) -> Passed | Window:
     """The columns to compute under a mask (batch, columns), or why all of them are.
 
-    The one place that waits for the device: once, to copy the mask to the host.
+    The padding skip waits for the device only here: once, to copy the mask to the host.
     """
     batch, length = mask.shape
     if cache_position is None:
         host = mask.cpu()
     else:
-        # Whether it is what it would be by default travels along, as one more value.
+        # One more value is copied along: whether cache_position is the default.
         default = (cache_position == torch.arange(length, device=cache_position.device)).all()
         together = torch.cat((mask.flatten(), default.to(mask.dtype)[None])).cpu()
         if not together[-1]:
             return Passed.POSITIONS
         host = together[:-1].view(batch, length)
-    # As bytes, a row at a time: at these lengths that takes a third of what tensors do.
+    # As bytes, one row at a time: at these lengths this takes a third of the time of tensors.
     flat = (host == 1).contiguous().numpy().tobytes()
     rows = [flat[start : start + length] for start in range(0, len(flat), length)]
     count = [row.count(1) for row in rows]
@@ -108,8 +108,8 @@ def _window(call: Call, mask: Any, cache_position: Any) -> Passed | Window:
 def _judge(
     call: Call, length: int, kept: list[int], ends: list[tuple[int, int]]
 ) -> Passed | Window:
-    """``_window``'s answer, from how many columns each row keeps, and between where."""
-    # A row that is hidden altogether has no first column.
+    """``_window``'s answer; each row has ``kept`` visible columns between its two ``ends``."""
+    # A row that is all hidden has no first column.
     rows = tuple(
         (start, end) if count else (0, 0) for count, (start, end) in zip(kept, ends, strict=True)
     )

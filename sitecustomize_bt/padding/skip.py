@@ -1,9 +1,9 @@
 """Padding skip: columns that the mask hides for the whole batch are not computed.
 
-What stands at a kept position does not depend on hidden columns at either end. They are cut off
-before the forward and come back as zeros after it. Rows of very different lengths are computed one
-behind the other, without any padding at all. Whatever is not understood for certain is computed as
-it was given, and the reason is counted.
+The result at a kept position does not depend on hidden columns at either end. So they are cut off
+before the forward and come back as zeros after it. Rows of very different lengths are packed: the
+mask then separates them, and there is hardly any padding. A call that is not fully understood is
+computed as it was given, and the reason is counted.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class PaddingSkip(Stage):
 
     def let_through(self, call: Call | None, reason: Passed) -> None:
         """Count a call that is computed as it was given."""
-        # Shapes are not even looked at where a trace would record that.
+        # While tracing, ``call`` is None: even reading its shape would be recorded.
         batch, length = (call.shape if call is not None else None) or (0, 0)
         self._tally.add(tokens_given=batch * length, tokens_computed=batch * length)
         self._tally.passed(reason)
 
     def give_up(self, error: BaseException) -> None:
-        """Skip nothing from now on, and say so: the printed line has said that it is skipped."""
+        """Skip nothing from now on, and say so once: the line printed at load promised the skip."""
         known, self._given_up = self._given_up, True
         if not known:
             console.fault(f"padding of {self._model_class} is computed after all", error)

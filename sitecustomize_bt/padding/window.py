@@ -1,4 +1,4 @@
-"""Which columns are computed, and what a call is given for them."""
+"""Which columns are computed, and the arguments of a call for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Window:
 
     ``rows``: each row's own ``(start, end)`` in columns of the given mask, where rows differ (a row
     that is hidden altogether has start >= end); None where every row fills the window.
-    ``packed``: where several of them are computed one behind the other.
+    ``packed``: how rows are packed; None if they are not.
     """
 
     left: int
@@ -39,8 +39,8 @@ def cut(call: Call, window: Window) -> Values:
     """The arguments of ``call`` for the window's columns alone."""
     text, values = call.text, call.values
     assert text is not None and values is not None, "the rules have looked at both"
-    # cache_position was the default. Seen from the window that is another one, and the causal mask
-    # of transformers 4 is made from it.
+    # cache_position was the default and is left out: for the window, the default is another one,
+    # and transformers 4 makes the causal mask from it.
     kept = {name: value for name, value in values.items() if name != "cache_position"}
     if window.packed is not None:
         return {**kept, **_packed(call, window.packed, window)}
@@ -48,10 +48,10 @@ def cut(call: Call, window: Window) -> Values:
     source = call.source
     kept[source] = values[source][:, columns]
     if window.rows is None and (not text.causal or _builds_cache(call.module, values)):
-        # transformers drops an all-ones mask too, but waits for the device to see that it is one.
+        # transformers drops an all-ones mask too, but waits for the device to check it.
         kept["attention_mask"] = None
     else:
-        # Where there is neither mask nor cache, transformers 4.5x and 5 look for packed sequences
+        # Keep the mask: without mask and cache, transformers 4.5x and 5 look for packed sequences
         # in the positions, which they do not do in the untouched forward.
         kept["attention_mask"] = values["attention_mask"][:, columns]
     if text.positions:
@@ -69,13 +69,13 @@ def _builds_cache(module: torch.nn.Module, values: Values) -> bool:
 
 
 def _packed(call: Call, packed: Packed, window: Window) -> Values:
-    """What changes where rows are computed one behind the other."""
+    """The arguments that change if rows are packed."""
     text, values, source = call.text, call.values or {}, call.source
     assert text is not None
     tensor, positions, columns = values[source], values.get(text.positions), window.length
     places = packing.places(window.rows or (), packed, columns)
     given, placed = places[0], places[1]
-    # What fills the shorter ones up is a token like any other, which nobody else sees.
+    # Shorter bins are filled up with copies of one token, which no other token sees.
     taken = given[:1].repeat(packed.tokens)
     taken[placed] = given
     row = torch.full_like(taken, -1)
@@ -88,7 +88,7 @@ def _packed(call: Call, packed: Packed, window: Window) -> Values:
     else:
         whole = positions.expand(*positions.shape[:-2], len(tensor), columns)
         positions = whole.flatten(-2)[..., taken]
-    # As transformers makes its own masks: of the embeddings' dtype, which are not there yet.
+    # transformers makes its masks in the dtype of the embeddings, which do not exist yet.
     embedding: Any = call.module.get_submodule(text.embedding)
     dtype = embedding.weight.dtype if source == "input_ids" else tensor.dtype
     return {

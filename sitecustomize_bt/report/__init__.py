@@ -1,1 +1,1 @@
-"""What was decided, kept and told."""
+"""Keeping and telling what was decided."""

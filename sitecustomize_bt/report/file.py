@@ -29,8 +29,8 @@ _started = time.time()
 def write_at_exit(settings: Settings) -> None:
     """Write the report of this process when it ends, if ``settings`` ask for one.
 
-    Not where a process ends without Python's exit handlers: killed, or a forked child of
-    multiprocessing.
+    No report is written if a process ends without Python's exit handlers: if it is killed, or is a
+    forked child of multiprocessing.
     """
     global _registered  # noqa: PLW0603 - one process, one report
     with _lock:
@@ -47,7 +47,7 @@ def write_at_exit(settings: Settings) -> None:
 
 
 def _write(settings: Settings, wanted: str) -> None:
-    """Say one line if it cannot be written."""
+    """Write the report; print one line if that fails."""
     temporary = ""
     try:
         path = _path(settings, wanted)
@@ -64,7 +64,7 @@ def _write(settings: Settings, wanted: str) -> None:
 
 
 def _path(settings: Settings, wanted: str) -> str:
-    """The file of this process: a folder holds one for each, a file's name is the first one's."""
+    """The file of this process: a folder gets one for each, a file's name is the main process's."""
     if wanted.endswith(("/", os.sep)) or os.path.isdir(wanted):
         os.makedirs(wanted, exist_ok=True)
         return os.path.join(wanted, f"{platform.node()}-{os.getpid()}.json")
@@ -95,7 +95,6 @@ def _report(settings: Settings) -> dict[str, Any]:
     prefix, ``tokens_known`` by that, ``dropped``, how often all was, ``kept_bytes``,
     ``why_no_folder`` and ``passed_through``); null where it was not measured.
     """
-    # Behind torch, which the host has imported by now if there is anything to report.
     from .. import __version__
     from . import status
 

@@ -1,4 +1,4 @@
-"""What is said on stderr about each decision."""
+"""The lines on stderr about each decision."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Narrator:
         self._told: set[str] = set()
 
     def tell(self, decision: Decision, settings: Settings) -> None:
-        """Print what is to be said about ``decision``, once; raises nothing."""
+        """Print the lines about ``decision``, once; raises nothing."""
         console.set_level(settings.log)
         with console.shielded("a line about a model"), self._lock:
             if not decisions.is_news(decision):

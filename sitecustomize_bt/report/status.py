@@ -1,4 +1,4 @@
-"""What ``status()`` returns, and a report file holds: the decisions, and what came of each."""
+"""What ``status()`` returns and a report file holds: the decisions, and what came of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ModelStatus:
     activity: Activity | None
 
     def as_data(self) -> dict[str, Any]:
-        """Nothing but what JSON knows."""
+        """The same in JSON's types only."""
         decision, done = self.decision, self.activity or Activity()
         measured, kernels = done.measured, None
         if measured is not None:
@@ -46,7 +46,7 @@ class ModelStatus:
 
 
 def counts_as_data(counts: PaddingCounts | ReuseCounts) -> dict[str, Any]:
-    """Nothing but what JSON knows."""
+    """The same in JSON's types only."""
     passed = {reason.value: number for reason, number in counts.passed_through.items()}
     return {**vars(counts), "passed_through": passed}
 

@@ -1,9 +1,9 @@
-"""Encode reuse, opt-in: what a model has computed once for the same inputs is not computed again.
+"""Encode reuse (opt-in): inputs that a model has encoded before are not computed again.
 
-``repeat``: the stage that answers an exact repeat. ``prefix``: the stage that begins behind a known
-prefix. ``key``: what one call depends on. ``watch``: whether the model is still what it was, by its
+``repeat``: the stage that answers an exact repeat. ``prefix``: the stage that continues from a
+known prefix. ``key``: what one call depends on. ``watch``: whether the model is unchanged, by its
 ``attributes`` and ``tensors``. ``entry``: what is kept of one call. ``store``: how much is kept.
 
-Imported when a model first wants it, so that whoever has not asked for this cannot be hit by
-anything in it.
+This package is imported when a model first needs it. So nothing in it can affect a program that has
+not asked for it.
 """

@@ -1,4 +1,4 @@
-"""Whether a model's modules still say the same of themselves: modes, numbers, names, configs."""
+"""Whether the attributes of a model's modules are unchanged: modes, numbers, names, configs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ..compat import accelerate, diffusers, framepack
 from ..compat.torch import MODULE_ATTRIBUTES
 from ..compat.transformers import MARKS, is_config
 
-# What every module has is looked at apart (hooks, tensors, children), or is of no consequence.
+# Every module has these. They are checked elsewhere (hooks, tensors, children) or change no output.
 _IGNORED = MODULE_ATTRIBUTES - {"training"} | MARKS | accelerate.MARKS | framepack.MARKS
 
 _CONTAINERS = (list, dict, set)
 
-# Its forward reads its weight and bias alone, and more than half of a model's modules are one.
+# A Linear's forward reads only weight and bias; more than half of a model's modules are Linear.
 _OF_LINEAR = frozenset(("in_features", "out_features", "training"))
 
 _Own = dict[str, Any]  # a module's namespace
 
 
 class Attributes:
-    """Those of ``parts`` at one moment; a part is known by where it stands among them."""
+    """The attributes of ``parts`` at one moment. A part is identified by its index in the list."""
 
     def __init__(self, parts: Sequence[torch.nn.Module]) -> None:
         owns = [vars(part) for part in parts]
@@ -44,16 +44,16 @@ class Attributes:
         self._values = self._now(owns)
 
     def same(self, owns: Sequence[_Own]) -> bool:
-        """Whether nothing was set, or changed inside of a config or a list.
+        """Whether no attribute was set, and no config or container was changed in place.
 
-        What is added or taken away changes the size of a namespace, which is looked at before.
+        An added or deleted attribute changes the size of a namespace; ``guards.Stack`` sees that.
         """
         return self._now(owns) == self._values and all(
             now == before for now, before in self._contents
         )
 
     def are_followed_by(self, now: Attributes) -> bool:
-        """Whether ``now`` says the same, but for marks of no consequence."""
+        """Whether ``now`` is equal, apart from marks that change no output."""
         return (
             self._names == now._names
             and self._values == now._values
@@ -64,7 +64,7 @@ class Attributes:
         return [get(owns[index]) for index, get in self._getters]
 
     def _look_into(self, value: Any, seen: set[int]) -> None:
-        """Keep a copy of what ``value`` holds, where that can change while it stays the same."""
+        """Keep a copy of the contents of ``value``, where they can change in place."""
         if id(value) in seen:
             return
         seen.add(id(value))
@@ -74,11 +74,11 @@ class Attributes:
             held = vars(value)
             self._contents.append((held, _copied(held)))
             for part in list(held.values()):
-                if type(part) not in _CONTAINERS:  # which are copied along
+                if type(part) not in _CONTAINERS:  # the copy contains these already
                     self._look_into(part, seen)
 
 
 def _copied(held: Any) -> Any:
     deep = copy.deepcopy(held)
-    # Something in it may not know that it equals its copy.
+    # A part may define no __eq__: then it never equals its deep copy.
     return deep if deep == held else copy.copy(held)

@@ -1,11 +1,11 @@
-"""A folder of what was computed, shared by all processes that name it.
+"""A folder of computed outputs, shared by all processes that are given its path.
 
-An entry is two files of one name: ``.safetensors`` with the tensors, and ``.json`` with everything
-else and the tensors' checksum. Each is written beside and renamed, the JSON last, so that nobody
-sees half an entry. What does not fit its checksum, its key or this version is dropped.
+An entry is two files: ``.safetensors`` holds the tensors, ``.json`` everything else and their
+checksum. Both are written under another name and renamed, the JSON last, so that nobody sees half
+an entry. An entry that does not fit its checksum, its key or this version is dropped.
 
-The text of a prompt is not in it, only hashes of its tokens; but hidden states tell a prompt to
-whoever has the encoder. So the folder is for its user alone (0700, files 0600).
+It holds hashes of a prompt's tokens, not its text. But whoever has the encoder can recover the text
+from hidden states. So the folder is private to its user (0700, files 0600).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import Any
 VERSION = 1
 
 _DATA, _ABOUT, _PART = ".safetensors", ".json", ".part"
-# Nothing else in the folder is touched: it may be one that the user has other things in.
+# Other files in the folder are never touched: they may be the user's.
 _KEY = re.compile(r"[0-9a-f]{40}")
-_ABANDONED = 3600  # seconds after which a file that nobody has finished is nobody's
+_ABANDONED = 3600  # seconds after which an unfinished file counts as abandoned
 _numbers = itertools.count()
 
-# What a damaged entry raises while it is read.
+# The exceptions that reading a damaged entry may raise.
 DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
@@ -39,7 +39,7 @@ class DamagedError(ValueError):
 
 @dataclass(frozen=True)
 class Kept:
-    """One entry of a folder, by what its JSON says. ``size``: bytes; times in seconds."""
+    """One entry of a folder, as its JSON describes it. ``size``: in bytes; times: in seconds."""
 
     key: str
     label: str
@@ -51,13 +51,13 @@ class Kept:
 
 
 class Folder:
-    """``path``: where it is. ``limit``: how many bytes it may hold."""
+    """The folder at ``path``. ``limit``: how many bytes it may hold."""
 
     def __init__(self, path: str, limit: int) -> None:
         self.path, self.limit = path, limit
 
     def create(self) -> None:
-        """Make the folder, for its user alone, where there is none; raises OSError."""
+        """Create the folder, private to its user, if it is missing; raises OSError."""
         os.makedirs(self.path, mode=0o700, exist_ok=True)
         if not os.access(self.path, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(f"{self.path} cannot be written to")
@@ -84,7 +84,7 @@ class Folder:
         return found
 
     def write(self, key: str, about: dict[str, Any], tensors: dict[str, Any]) -> bool:
-        """Keep an entry; False where it is larger than the folder may be. Raises OSError."""
+        """Write an entry; False if it is larger than the folder's limit. Raises OSError."""
         import safetensors.torch
 
         data = safetensors.torch.save(tensors)
@@ -108,19 +108,19 @@ class Folder:
         return True
 
     def used(self, key: str) -> None:
-        """Count one use, which makes it the last to go; raises OSError or what is in DAMAGE."""
+        """Count one use, so that the entry is dropped last; raises OSError or what is in DAMAGE."""
         about = self.about(key)
         about |= {"uses": about["uses"] + 1, "used": time.time()}
         self._replace(key, _ABOUT, _json(about))
 
     def drop(self, key: str) -> None:
-        """Remove an entry, as far as it is there."""
+        """Remove the files of an entry that exist."""
         for ending in (_ABOUT, _DATA):
             with contextlib.suppress(OSError):
                 os.unlink(self._file(key, ending))
 
     def keys(self) -> Iterator[str]:
-        """Of all entries, in no order; raises OSError."""
+        """The keys of all entries, in no order; raises OSError."""
         for name in os.listdir(self.path):
             key, ending = os.path.splitext(name)
             if ending == _ABOUT and _KEY.fullmatch(key):
@@ -146,7 +146,7 @@ class Folder:
         return sorted(found, key=lambda kept: kept.used)
 
     def latest(self, number: int) -> list[str]:
-        """The keys of the last ``number`` that were used, the last one first; raises OSError."""
+        """The keys of the ``number`` entries used last, the latest first; raises OSError."""
         used = sorted(((used, key) for key, (used, _) in self._sizes().items()), reverse=True)
         return [key for _, key in used[:number]]
 
@@ -156,13 +156,13 @@ class Folder:
         for key in sorted(self.keys()):
             try:
                 self.tensors(key, self.about(key))
-            except Exception:  # OSError, or whatever safetensors raises of what is none
+            except Exception:  # OSError, or whatever safetensors raises for a damaged file
                 found.append(key)
         return found
 
     def _make_room(self, size: int) -> None:
         self._sweep()
-        # Looked at each time: other models and processes write here too.
+        # Read each time, because other models and processes write here too.
         found = sorted((used, key, held) for key, (used, held) in self._sizes().items())
         total = sum(held for _, _, held in found)
         for _, key, held in found:
@@ -172,7 +172,7 @@ class Folder:
             total -= held
 
     def _sizes(self) -> dict[str, tuple[float, int]]:
-        """Of each entry, when it was last used (its JSON is written then) and its bytes."""
+        """When each entry was last used (each use rewrites its JSON), and its size in bytes."""
         found = {}
         for key in self.keys():
             with contextlib.suppress(OSError):
@@ -181,7 +181,7 @@ class Folder:
         return found
 
     def _sweep(self) -> None:
-        """Remove what a process that was killed has left, and tensors that nothing describes."""
+        """Remove what killed processes have left: unfinished files, and tensors without JSON."""
         now, names = time.time(), set(os.listdir(self.path))
         for name in names:
             key, ending = os.path.splitext(name)
@@ -200,7 +200,7 @@ class Folder:
             with open(descriptor, "wb") as file:
                 file.write(data)
             os.replace(part, self._file(key, ending))
-        except BaseException:  # a full disk, or Ctrl-C: nothing half stays
+        except BaseException:  # a full disk, or Ctrl-C: leave no unfinished file
             with contextlib.suppress(OSError):
                 os.unlink(part)
             raise
@@ -210,7 +210,7 @@ class Folder:
 
 
 def _seal(about: dict[str, Any]) -> str:
-    """The checksum of what an entry says, but for how often it was used."""
+    """The checksum of an entry's JSON, without the fields that a use changes."""
     said = {name: value for name, value in about.items() if name not in ("used", "uses", "seal")}
     return _checksum(_json(said))
 

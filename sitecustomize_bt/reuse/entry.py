@@ -1,6 +1,6 @@
-"""What is kept of one call: copies in host memory, handed out again as copies where they were.
+"""What is kept of one call: copies in host memory. An answer is a new copy on the old device.
 
-A caller may change in place what it got, so nothing that is kept is ever handed out itself.
+A caller may change an answer in place, so the kept tensors themselves are never handed out.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device, type)
 
 
 class CannotCopyError(Exception):
-    """An output holds something whose copy is not known to be as good."""
+    """An output holds something that must not be replaced by a copy."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """One tensor in host memory. ``device``: where it was."""
+    """A copy of one tensor in host memory. ``device``: where the tensor was."""
 
     host: torch.Tensor
     device: torch.device
@@ -39,7 +39,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Instance:
-    """Something of class ``cls`` that is made of ``parts`` by ``make(cls, parts)``."""
+    """An object of class ``cls``, which ``make(cls, parts)`` builds again."""
 
     cls: type
     parts: dict[Any, Any]
@@ -48,12 +48,12 @@ class Instance:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a later prompt that begins alike can go on from. All of it (batch, columns, ...).
+    """What a later prompt with the same beginning can continue from.
 
-    ``rows``: for each row its tokens and their positions, as bytes (see ``prefix``).
-    ``last``, ``states``: last_hidden_state and hidden_states (None if nobody asked for them);
-    ``pairs``: keys and values of each layer; ``is_legacy``: whether this transformers hands them
-    out as tuples.
+    ``rows``: tokens and positions of each row, as bytes (see ``rows``). ``last``, ``states``:
+    last_hidden_state and hidden_states (None if not asked for), (batch, columns, width). ``pairs``:
+    keys and values of each layer, (batch, heads, columns, width). ``is_legacy``: whether this
+    transformers returns the pairs as tuples.
     """
 
     rows: tuple[bytes, ...]
@@ -67,8 +67,8 @@ class Prompt:
 class Entry:
     """What is kept of one call.
 
-    ``output``: frozen, of the columns in ``window`` alone if there is one. ``context``: what else
-    the output depended on. ``size``: bytes.
+    ``output``: frozen; only the columns in ``window``, if there is one. ``context``: what else the
+    output depended on, besides the arguments. ``size``: in bytes.
     """
 
     output: Any
@@ -79,26 +79,26 @@ class Entry:
 
     @classmethod
     def of(cls, freezer: Freezer, output: Any, context: Hashable, **more: Any) -> Entry:
-        """``output`` as frozen by ``freezer``, with all that this has frozen."""
+        """An entry for ``output``; its size counts everything that ``freezer`` has copied."""
         return cls(output, sum(held.size for held in freezer.held()), context, **more)
 
     def thaw(self) -> Any:
         """The output, in new tensors."""
         if self.window is None:
             return thaw(self.output)
-        # Padding writes into new tensors, and so is a copy already.
+        # Padding writes into new tensors, so it copies already.
         return outputs.pad(thaw(self.output, copy=False), self.window)
 
 
 class Freezer:
-    """Copies of what one forward gave; the same tensor twice becomes the same copy twice."""
+    """Copies what one forward returned; a tensor that occurs twice is copied once."""
 
     def __init__(self) -> None:
-        # With the tensors themselves, so that no id is given out twice meanwhile.
+        # The tensors are held as well: otherwise Python could give an id to another tensor.
         self._copies: dict[int, tuple[torch.Tensor, Held]] = {}
 
     def freeze(self, value: Any) -> Any:
-        """``value`` with every tensor held; raises CannotCopyError."""
+        """``value`` with each tensor replaced by a ``Held``; raises CannotCopyError."""
         with torch.inference_mode(False), torch.no_grad():
             return self._frozen(value)
 
@@ -135,7 +135,7 @@ class Freezer:
 
 
 def thaw(frozen: Any, *, copy: bool = True) -> Any:
-    """What was frozen, in new tensors; without ``copy``, in those that are kept where they fit."""
+    """``frozen`` with new tensors; without ``copy``, with the kept ones if on the same device."""
     return _thawed(frozen, copy, {})
 
 

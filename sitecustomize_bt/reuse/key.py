@@ -1,4 +1,4 @@
-"""What the outputs of one call depend on, beside the model: its arguments and torch's settings."""
+"""What the outputs of one call depend on, besides the model: arguments and torch's settings."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _SETTINGS = (
 
 
 class CannotTellError(Exception):
-    """Two calls with this argument cannot be told apart, or not be called the same."""
+    """Two calls with this argument cannot be compared."""
 
 
 def of(values: Values | None) -> Hashable:
-    """Equal for two calls exactly where every argument is, to the bit.
+    """The same key for two calls exactly if all their arguments are equal, bit for bit.
 
-    Raises CannotTellError for anything but scalars and plain tensors, each with a name.
+    Raises CannotTellError for values other than scalars and plain tensors, or without a name.
     """
     if values is None:
         raise CannotTellError(
@@ -76,6 +76,6 @@ def _asked(owner: Any, name: str) -> Any:
     try:
         found = getattr(owner, name)
         return found() if callable(found) else found
-    except (AttributeError, RuntimeError) as error:  # not in this torch, or set in a newer way
+    except (AttributeError, RuntimeError) as error:  # not in this torch, or set by a newer API
         pass_on(error)
         return None

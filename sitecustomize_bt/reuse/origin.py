@@ -1,8 +1,8 @@
-"""Which checkpoint a model was loaded from, told without reading its weights.
+"""Which checkpoint a model was loaded from, found out without reading its weights.
 
-``from_pretrained`` maps the weights of a safetensors folder; the first forward reads them. So what
-identifies them must not: a hub cache names its files by their content, and other files are told by
-their size, their time, their safetensors header and some samples.
+``from_pretrained`` maps safetensors files into memory; the first forward reads them. So this module
+must not read them first. A hub cache names a file by its hash. Any other weights file is identified
+by its size, its time, its safetensors header and some samples.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from ..startup.faults import pass_on
 
-# Arguments of from_pretrained whose effect is seen in the files, the config or the tensors.
+# Arguments of from_pretrained whose effect shows in the files, the config or the tensors.
 _KNOWN = frozenset(
     (
         *("adapter_kwargs", "attn_implementation", "cache_dir", "config", "device_map", "dtype"),
@@ -33,12 +33,12 @@ _SMALL = 10_000_000
 
 
 class NoOriginError(Exception):
-    """Why a load is not known to give the same model again."""
+    """A load may give another model next time. The message says why."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """One checkpoint. ``digest``: of what it holds. ``files``: path, bytes, time of each."""
+    """One checkpoint. ``digest``: of its contents. ``files``: path, bytes and time of each."""
 
     digest: str
     files: tuple[tuple[str, int, int], ...]
@@ -64,7 +64,7 @@ def of_load(config_path: str | None, args: tuple[Any, ...], kwargs: Mapping[str,
         raise NoOriginError("loaded from no folder of its own")
     if kwargs.get("use_safetensors") is False:
         raise NoOriginError("loaded from files that are not safetensors")
-    # All that lie there: whichever of them the model was loaded from.
+    # All files count, because nobody says which of them the model is loaded from.
     folder = os.path.dirname(config_path)
     paths = sorted(
         os.path.join(folder, name)
@@ -91,12 +91,12 @@ def _stamp(path: str) -> tuple[str, int, int]:
 
 
 def _content(path: str) -> Iterator[bytes]:
-    """What tells this file from every other, as far as that can be had without reading it."""
+    """What identifies this file, without reading all of its weights."""
     _, size, time = _stamp(path)
     yield str(size).encode()
     blob = os.path.realpath(path)
     if os.path.basename(os.path.dirname(blob)) == "blobs" and os.path.islink(path):
-        yield os.path.basename(blob).encode()  # a hub cache's, which is its hash
+        yield os.path.basename(blob).encode()  # a hub cache uses the hash as the name
         return
     with open(path, "rb") as file:
         if not path.endswith(".safetensors"):

@@ -1,7 +1,7 @@
-"""What one model keeps in a folder: its keys there, and the thread that writes.
+"""One model's entries in a reuse folder: their keys, and the thread that writes them.
 
-A model has a place there while it is what ``from_pretrained`` made of a known checkpoint. Whatever
-has changed it since ends that for good; what is kept in memory is another matter.
+A model has a place in the folder while it is what ``from_pretrained`` made of a known checkpoint.
+Any later change ends that for good. Reuse in memory has its own rules.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from .origin import Origin
 from .watch import ModelState
 from .written import CannotWriteError, as_data, entry_of
 
-# Entries that wait to be written: more are not kept.
+# How many entries may wait to be written; further ones are not written.
 _WAITING = 8
-_PATIENCE = 30  # seconds
+_PATIENCE = 30  # seconds to wait for the writer at exit
 
-# How many entries of the folder are looked at for a common prefix, the last used first.
+# How many of the folder's entries are searched for a common prefix, the last used first.
 _LOOKED_AT = 128
 
 _LIBRARIES = ("torch", "transformers", "accelerate")
@@ -76,16 +76,16 @@ class Place:
         self._model = _digest((__version__, origin.digest, state.digest, *_about(model)))
 
     def leave(self, why: str) -> None:
-        """Have no place there any more."""
+        """Give up the place for good; ``why`` says the reason."""
         self.why_not = self.why_not or why
 
     def key(self, devices: tuple[str, ...], what: Hashable) -> str:
-        """The name of an entry: all that the output depends on."""
+        """The name of an entry: a digest of everything that its output depends on."""
         kinds = [_kind(device) for device in devices]
         return _digest((self._model, tuple(kinds), what))
 
     def get(self, key: str, context: Hashable) -> Entry | None:
-        """What the folder has under ``key``; what is damaged there is dropped."""
+        """The entry under ``key``, or None; a damaged one is dropped."""
         if self.why_not:
             return None
         if not self._origin.is_there():
@@ -100,7 +100,7 @@ class Place:
             pass_on(error)
             self._cannot("read", error)
             return None
-        except Exception as error:  # whatever safetensors raises of what is none
+        except Exception as error:  # whatever safetensors raises for a damaged file
             pass_on(error)
             self._folder.drop(key)
             console.debug(f"what was damaged in {self._folder.path} was dropped ({error})")
@@ -109,7 +109,7 @@ class Place:
         return found
 
     def prompts(self, context: str) -> list[Written]:
-        """Those that were written before this process asked first, the last used first."""
+        """The folder's prompts of ``context``, as read at the first call; the last used first."""
         if self._prompts is None:
             self._prompts = []
             with contextlib.suppress(OSError):
@@ -126,9 +126,9 @@ class Place:
                     yield Written(key, about["context"], rows, prompt["states"] is not None)
 
     def put(self, key: str, context: str, entry: Entry) -> None:
-        """Write ``entry`` behind the host's back; what has no form in a file is not written.
+        """Write ``entry`` in the background; an output without a known file form is not written.
 
-        ``context``: as ``key`` says it of all entries that go on from each other.
+        ``context``: a ``key`` that is the same for all entries that can continue from each other.
         """
         if not self.why_not:
             _later(self._write, key, context, entry)
@@ -159,9 +159,9 @@ class Place:
 def place_of(
     model: torch.nn.Module, settings: Settings, origin: Origin | str, decided: Decision
 ) -> tuple[Place | None, str]:
-    """A place in the folder of ``settings``; or None, and why there is none.
+    """A place for ``model`` in the folder of ``settings``; or None, and why there is none.
 
-    ``model``: as ``from_pretrained`` has returned it, which is looked at now.
+    ``model``: as ``from_pretrained`` has returned it; its present state is recorded.
     """
     if isinstance(origin, str):
         return None, origin
@@ -178,7 +178,7 @@ def place_of(
 
 
 def open_folder(path: str, limit: int) -> Folder | None:
-    """The folder, made if there is none; None where it cannot be used, which is said once."""
+    """The folder, created if it is missing; None, after one warning, if it cannot be used."""
     folder = Folder(os.path.abspath(path), limit)
     try:
         folder.create()
@@ -192,7 +192,7 @@ def open_folder(path: str, limit: int) -> Folder | None:
 
 
 def _about(model: torch.nn.Module) -> tuple[str, ...]:
-    """What else the outputs depend on: class, config, and whose code computes them."""
+    """What else the outputs depend on: class, config, attention, and the libraries' versions."""
     config: Any = getattr(model, "config", None)
     values = config_content(config)
     versions = [str(getattr(sys.modules.get(name), "__version__", "")) for name in _LIBRARIES]
@@ -203,7 +203,7 @@ def _about(model: torch.nn.Module) -> tuple[str, ...]:
 
 
 def _kind(device: str) -> str:
-    """What computes: another card of the same kind gives the same numbers."""
+    """The kind of device: another card of the same kind gives the same numbers."""
     name = device.partition(":")[0]
     return f"cuda {torch.cuda.get_device_name(device)}" if name == "cuda" else name
 
@@ -262,7 +262,7 @@ def _work() -> None:
 
 
 def finish() -> None:
-    """Wait until all that waits is written, but no longer than a slow disk deserves."""
+    """Wait until everything is written, but give up on a slow disk."""
     writer = _writer
     if writer is not None and writer.is_alive():
         with contextlib.suppress(queue.Full):
@@ -271,7 +271,7 @@ def finish() -> None:
 
 
 def _in_forked_child() -> None:
-    """The writer and what waited for it are the parent's."""
+    """Start with no writer and an empty queue: the old ones belong to the parent process."""
     global _writer, _jobs
     _writer, _jobs = None, queue.Queue(_WAITING)
 

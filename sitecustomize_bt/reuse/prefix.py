@@ -1,9 +1,9 @@
-"""The common prefix of two prompts: what a prompt shares with a known one is not computed again.
+"""Common prefix: the beginning that a prompt shares with a known one is not computed again.
 
-In a causal model neither keys and values nor hidden states of a token depend on what follows. The
-tokens behind the prefix are computed with its keys and values as their cache, and the output is put
-together from both. This stage stands behind the padding skip: it sees the columns that are
-computed, and what it gives back is padded like any other.
+In a causal model a token's keys, values and hidden states do not depend on later tokens. So the
+tokens after the prefix are computed with the prefix's keys and values as their cache, and the
+output is joined from both. This stage runs after the padding skip: it sees only the columns that
+are computed, and its output is padded like any other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .entry import Entry, Freezer, Held, Prompt
 from .repeat import Plan
 from .rows import columns_of, hashed, longest, rows_of
 
-# How many known prompts are looked at, the latest first.
+# How many known prompts are searched, the latest first.
 _LOOKED_AT = 32
 
 _COLUMN = 16  # bytes of a token and its position: two int64
@@ -31,7 +31,7 @@ _DIMENSIONS = 2  # of positions: batch and columns
 
 @dataclass(frozen=True)
 class Known:
-    """``columns`` of each row that are known: (prompt, row of it) for each row."""
+    """The first ``columns`` of each row are known. ``sources``: a prompt and its row, for each."""
 
     columns: int
     sources: tuple[tuple[Prompt, int], ...]
@@ -47,7 +47,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Continued:
-    """A forward that will be kept. ``known``: what it goes on from; None if nothing is known."""
+    """A forward that will be kept. ``known``: what it continues from; None if nothing is known."""
 
     plan: Plan
     rows: tuple[bytes, ...]
@@ -56,10 +56,10 @@ class Continued:
 
 
 class CommonPrefix(Stage):
-    """Goes on from known prompts of one model."""
+    """Continues from known prompts of one model."""
 
     def before(self, call: Call) -> Continued | None:
-        """Take the known columns off, and ask for a cache: later prompts go on from that."""
+        """Remove the known columns, and ask for a cache that later prompts can continue from."""
         text, values, plan = call.text, call.values, call.plan
         if text is None or values is None or plan is None or not _suits(call, text, values):
             return None
@@ -77,7 +77,7 @@ class CommonPrefix(Stage):
 
 
 def _suits(call: Call, text: Text, values: Values) -> bool:
-    """Whether the forward is one of whole rows of tokens that see all that went before them."""
+    """Whether the forward takes whole rows of tokens, each of which sees all earlier tokens."""
     ids, mask, shape = values.get("input_ids"), values.get("attention_mask"), call.shape
     positions = values.get(text.positions)
     return (
@@ -91,11 +91,11 @@ def _suits(call: Call, text: Text, values: Values) -> bool:
         and values.get("output_hidden_states") in (None, True, False)
         and all(values.get(name) is None for name in (*CACHES, "cache_position"))
         and call.has_positions
-        # A known column has one position; pictures have several.
+        # A known column has one position; a picture's columns have several.
         and (positions is None or positions.dim() == _DIMENSIONS)
         and (mask is None or (rules.has_shape(mask, shape) and bool((mask == 1).all())))
-        # Without mask and cache transformers 5 takes these for packed sequences; with one it does
-        # not, and a cache is what there will be.
+        # Given positions without mask or cache, transformers 5 looks for packed sequences. The
+        # cache that this stage asks for would prevent that.
         and (mask is not None or positions is None or _wants_cache(call.module, values))
     )
 
@@ -131,7 +131,7 @@ def _look_up(call: Call, text: Text, values: Values, plan: Plan) -> Continued:
 def _written(
     rows: tuple[bytes, ...], plan: Plan, states: bool, known: Known | None
 ) -> Known | None:
-    """What the folder knows of ``rows``, if that is more than ``known``."""
+    """The prefix of ``rows`` in the folder, if it is longer than ``known``."""
     place = plan.place
     if place is None or place.why_not:
         return None
@@ -152,7 +152,7 @@ def _written(
 
 
 def _changed(call: Call, text: Text, values: Values, known: Known | None) -> Values:
-    """The arguments for what is not known; without a cache nothing could go on from it later."""
+    """The arguments for the unknown columns. Later prompts need the cache to continue from."""
     changed = {**values, "use_cache": True}
     if known is None:
         return changed
@@ -179,7 +179,7 @@ def _filled_cache(module: torch.nn.Module, known: Known) -> Any:
 
 
 class _Whole:
-    """``output``: as if nothing had been known; its parts, by what they are."""
+    """Known and new columns joined. ``output``: what the caller gets; the rest: its parts."""
 
     def __init__(self, output: Any, continued: Continued) -> None:
         self._continued = continued
@@ -207,7 +207,7 @@ class _Whole:
             self.output = tuple(whole[name] for name in parts if name in whole)
 
     def entry(self, call: Call) -> Entry:
-        """What is kept of it."""
+        """What is kept of this output."""
         freezer = Freezer()
         output = freezer.freeze(self.output)
         prompt = Prompt(
@@ -230,7 +230,7 @@ class _Whole:
         return torch.cat((before, short), dim=1)
 
     def _cache(self, cache: Any) -> tuple[Any, bool]:
-        """It has the known columns already, but not always the form that the caller expects."""
+        """``cache`` in the form that the caller expects; it has the known columns already."""
         known = self._continued.known
         if known is None:
             return cache, type(cache) is tuple

@@ -18,8 +18,8 @@ from .place import Place
 from .store import Shelf
 from .watch import ModelState
 
-# Fused optimizers, bitsandbytes' and collectives write into weights that torch does not count as
-# changed.
+# Fused optimizers, bitsandbytes' optimizers and collectives write into weights, and torch's version
+# counter does not show it.
 _MAY_HAVE_CHANGED = (Passed.TRAINING, Passed.GRADIENTS, Passed.TRAINABLE, Passed.DISTRIBUTED)
 
 
@@ -27,10 +27,10 @@ _MAY_HAVE_CHANGED = (Passed.TRAINING, Passed.GRADIENTS, Passed.TRAINABLE, Passed
 class Plan:
     """One call that is being computed, and what will be kept of it.
 
-    ``context``: what else than its arguments the output depends on. ``place``: where in a folder
-    it will be kept too, as ``written_as``, ``written_with`` others of the same context.
-    ``entry``: what the common prefix has made of it already; None if nothing. ``known``: how many
-    tokens it found computed.
+    ``context``: what the output depends on besides its arguments. ``place``: the folder that keeps
+    it too; ``written_as``: its key there, ``written_with``: the key of its context. ``entry``: made
+    by the common prefix; None if that stage made none. ``known``: how many tokens it did not
+    compute.
     """
 
     shelf: Shelf[Entry]
@@ -45,10 +45,10 @@ class Plan:
 
 
 class ExactRepeat(Stage):
-    """Answers the repeats of one model. All that is kept of it hangs here, and so goes with it."""
+    """Answers repeated calls of one model. It owns all that is kept, which goes when it goes."""
 
     def __init__(self, tally: Tally, place: Place | None = None) -> None:
-        """``place``: the model's place in a folder, while it is what was loaded."""
+        """``place``: the model's place in a folder; None if it has none."""
         self._tally = tally
         self._lock = locks.new()
         self._place = place
@@ -57,7 +57,7 @@ class ExactRepeat(Stage):
         self._shelf: Shelf[Entry] = Shelf()
 
     def before(self, call: Call) -> Answered | Plan | None:
-        """The answer, or what is to be kept of this call."""
+        """The answer, if it is known; otherwise a plan to keep what this call computes."""
         plan = self._look(call)
         if isinstance(plan, Passed):
             if plan in _MAY_HAVE_CHANGED:
@@ -117,11 +117,11 @@ class ExactRepeat(Stage):
     def _written(
         self, plan: Plan, arguments: Hashable, devices: tuple[str, ...]
     ) -> Answered | None:
-        """The answer that the folder has."""
+        """The answer in the folder, if there is one."""
         place = plan.place
         if place is None or place.why_not:
             return None
-        # Generations are this process's own.
+        # Without the generation, which only counts in this process.
         _, _, *others = plan.context
         plan.written_with = place.key(devices, tuple(others))
         plan.written_as = place.key(devices, (arguments, *others))
@@ -134,7 +134,7 @@ class ExactRepeat(Stage):
         return answer
 
     def _refreshed(self, call: Call) -> ModelState:
-        """The state of the model now; what was kept under another one is dropped."""
+        """The model's state now; drops what is kept if the change may change outputs."""
         if self._state is None or not self._state.same(call.owns, call.stack.looks):
             now = ModelState(call.parts, call.owns, call.stack.looks)
             if self._state is None or not self._state.is_followed_by(now):
@@ -166,14 +166,14 @@ class ExactRepeat(Stage):
             except CannotCopyError:
                 self._tally.passed(Passed.OUTPUT_FORM)
                 return
-        # Whether the model has changed meanwhile is seen before anything is answered from this.
+        # If the model has changed meanwhile, the next call sees that before it is answered.
         with self._lock:
             size = entry.size + keys.size_of(plan.key)
             current = self._generation == plan.generation
             if current and not self._shelf.put(plan.key, entry, size):
                 self._tally.passed(Passed.TOO_LARGE)
         if plan.place is not None and plan.written_as:
-            # Others will answer from it, so that is seen now.
+            # Other processes will answer from it, so look for changes now.
             with self._lock:
                 self._refreshed(call)
                 current = self._generation == plan.generation
@@ -181,11 +181,11 @@ class ExactRepeat(Stage):
                 plan.place.put(plan.written_as, plan.written_with, entry)
 
     def why_no_folder(self) -> str:
-        """Why nothing is read from a folder or written there; empty if something is."""
+        """Why the folder is no longer used; empty if it is, or if there is none."""
         return self._place.why_not if self._place is not None else ""
 
     def kept_bytes(self) -> int:
-        """How much is kept of the model now."""
+        """How many bytes are kept of the model now."""
         return self._shelf.size()
 
 
@@ -198,7 +198,7 @@ def _thawed(entry: Entry) -> Answered | None:
 
 
 def _why_not(call: Call) -> Passed | None:
-    """What rules out that the call is answered, whatever the model's state."""
+    """Why the call cannot be answered, whatever the model's state; None if it can."""
     if call.surroundings is not None:
         return call.surroundings
     if any(call.kwargs.get(name) is not None for name in CACHES):

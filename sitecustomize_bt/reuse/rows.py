@@ -1,4 +1,4 @@
-"""Rows of prompts as bytes, and which known ones begin like them."""
+"""Rows of prompts as bytes, and the search for known rows with the same beginning."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-# Shorter ones are not worth the mask that a cache brings with it.
+# A shorter prefix is not worth it: with a cache, attention needs a mask.
 _SHORTEST = 8
 
-# How many known rows are looked at.
+# How many known rows are searched.
 _ROWS = 2048
 
 _COLUMN = 16  # bytes of a token and its position: two int64
 
 
 class HasRows(Protocol):
-    """``rows``: of a prompt, each as ``rows_of`` has it."""
+    """Anything that has the ``rows`` of a prompt, as ``rows_of`` or ``hashed`` makes them."""
 
     @property
     def rows(self) -> tuple[bytes, ...]:
-        """In their order."""
+        """The rows, in order."""
 
 
 _Held = TypeVar("_Held", bound=HasRows)
@@ -37,14 +37,14 @@ def columns_of(row: bytes) -> int:
 
 
 def rows_of(tokens: torch.Tensor, positions: torch.Tensor) -> tuple[bytes, ...]:
-    """As in Prompt; ``tokens`` (batch, columns), ``positions`` (batch or 1, columns)."""
+    """A Prompt's ``rows``; ``tokens`` (batch, columns), ``positions`` (batch or 1, columns)."""
     positions = positions.expand(len(tokens), -1)
     both = torch.stack((tokens.long().cpu(), positions.long().cpu()), dim=-1)
     return tuple(row.contiguous().numpy().tobytes() for row in both)
 
 
 def hashed(row: bytes) -> bytes:
-    """For each column a hash of all up to it, as long as a column: what a folder may hold of it."""
+    """``row`` as hashes, one per column, of all columns up to it: a folder may not hold tokens."""
     digest, found = hashlib.blake2b(digest_size=_COLUMN), bytearray()
     for start in range(0, len(row), _COLUMN):
         digest.update(row[start : start + _COLUMN])
@@ -67,12 +67,12 @@ def common(one: bytes, other: bytes) -> int:
 def longest(
     rows: Sequence[bytes], prompts: Iterable[_Held], most: int
 ) -> tuple[int, tuple[tuple[_Held, int], ...]] | None:
-    """How many columns of all ``rows`` are known, ``most`` at most, and of each row where.
+    """How many columns of all ``rows`` are known, at most ``most``, and the source of each row.
 
-    None where that is too little.
+    None if there are too few.
 
-    In their order, the row that has most in common with another stands next to it. So each one is
-    compared with two, and not with all that there are.
+    In sorted order, the row with the longest common prefix is next to the row looked for. So each
+    row is compared with two others, not with all of them.
     """
     places = list(itertools.islice(_rows_in(prompts), _ROWS))
     start = rows[0][: _SHORTEST * _COLUMN]

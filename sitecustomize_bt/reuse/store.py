@@ -1,6 +1,6 @@
-"""How much is kept: a number of bytes for the whole process, the least recently used goes first.
+"""The memory limit: bytes for the whole process; the least recently used entry goes first.
 
-What is kept of a model belongs to it and goes with it. Here stands only whose turn it is.
+A model's entries belong to the model and go when it goes. This module keeps only their order.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Kept = TypeVar("Kept")
 if TYPE_CHECKING:
     _Order = OrderedDict[tuple[int, Hashable], int]
 
-# One lock for all shelves: what is done under it takes a moment.
+# One lock for all shelves: it is held only for a moment.
 _lock = locks.new()
-_order: _Order = OrderedDict()  # (number of the shelf, key) -> bytes, the next to go first
+_order: _Order = OrderedDict()  # (shelf number, key) -> bytes; the first is the next to go
 _shelves: weakref.WeakValueDictionary[int, Shelf[Any]] = weakref.WeakValueDictionary()
 _limit = 0
 _held = 0
@@ -40,7 +40,7 @@ def held() -> int:
 
 
 class Shelf(Generic[Kept]):
-    """What is kept of one model; whoever drops the shelf drops that."""
+    """The entries of one model; they are freed with the shelf."""
 
     def __init__(self) -> None:
         global _next  # noqa: PLW0603 - numbers are not given out twice
@@ -51,7 +51,7 @@ class Shelf(Generic[Kept]):
         weakref.finalize(self, _forget, self._number).atexit = False
 
     def get(self, key: Hashable) -> Kept | None:
-        """What is kept under ``key``; it is the last to go from now on."""
+        """The entry under ``key``, or None; it becomes the last to go."""
         with _lock:
             found = self._entries.get(key)
             if found is not None:
@@ -78,7 +78,7 @@ class Shelf(Generic[Kept]):
             _remove((self._number, key))
 
     def clear(self) -> bool:
-        """Keep nothing; whether there was anything."""
+        """Drop all entries; returns whether there were any."""
         with _lock:
             had = bool(self._entries)
             self._entries.clear()
@@ -86,7 +86,7 @@ class Shelf(Generic[Kept]):
             return had
 
     def latest(self, number: int) -> list[tuple[Hashable, Kept]]:
-        """The last ``number`` that were put here or asked for, the last one first."""
+        """Key and entry of the ``number`` last put here or asked for, the latest first."""
         with _lock:
             keys = (key for owner, key in reversed(_order) if owner == self._number)
             return [(key, self._entries[key]) for key, _ in zip(keys, range(number), strict=False)]

@@ -1,9 +1,9 @@
-"""Whether a model's tensors are still the same, unchanged: weights, buffers, and what is offloaded.
+"""Whether a model's tensors are the same and unchanged: weights, buffers, offloaded weights.
 
-torch counts the changes of a tensor (``_version``), but not where its memory was exchanged, as
-``.to()`` does: that is told by its address, and by a weak reference to its storage, whose memory is
-free to go. There is none to the tensor itself: ``torch.utils.swap_tensors``, and so ``.to()`` of
-some quantized models, refuses a tensor that somebody refers to weakly.
+torch counts a tensor's in-place changes (``_version``), but not an exchange of its memory, as by
+``.to()``. The tensor's address shows that, together with a weak reference to its storage, which
+does not keep the memory alive. The tensor itself must have no weak reference: then
+``torch.utils.swap_tensors``, and so ``.to()`` of some quantized models, would refuse it.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _Own = dict[str, Any]  # a module's namespace
 
 
 class UnwatchableError(Exception):
-    """Changes of a tensor cannot be seen."""
+    """Changes to a tensor cannot be detected."""
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """One tensor. ``content``: its bytes, or those of a sample where it is large (``is_small``)."""
+    """One tensor. ``content``: its bytes if ``is_small``, otherwise those of a sample."""
 
     identity: int
     version: int
@@ -66,8 +66,8 @@ class _Seen:
 class Tensors:
     """The tensors in the modules' namespaces ``owns``, the model's first, at one moment.
 
-    It keeps none of them alive, and knows a module by where it stands. ``devices``: where they are.
-    Raises UnwatchableError or LookupError.
+    It keeps none of them alive, and identifies a module by its index. ``devices``: where the
+    tensors are. Raises UnwatchableError or LookupError.
     """
 
     def __init__(self, owns: Sequence[_Own]) -> None:
@@ -76,7 +76,7 @@ class Tensors:
         held = [index for index, is_fetched in enumerate(fetched) if not is_fetched]
         self._plain = [index for index in held if owns[index][PARAMETERS]]
         self._buffered = [index for index in held if owns[index][BUFFERS]]
-        # What is neither parameter nor buffer.
+        # Tensors that are neither parameter nor buffer.
         self._attributes = [
             (index, name)
             for index, own in enumerate(owns)
@@ -98,35 +98,35 @@ class Tensors:
         self.devices = tuple(sorted({str(tensor.device) for tensor in tensors}))
 
     def same(self, owns: Sequence[_Own]) -> bool:
-        """Whether every tensor is there and unchanged, where it was."""
+        """Whether every tensor is there, unchanged, at the same address."""
         now = self._now(owns)
         return (
             list(map(id, now)) == self._identities
             and list(map(version_of, now)) == self._versions
             and list(map(_address, now)) == self._addresses
-            # A live storage's memory is nobody else's, so the address is of the same one.
+            # While a storage is alive, no other has its address: so it is the same one.
             and not any(map(storage_expired, self._storages))
             and (not self._paths or self._stamps() == self._files)
         )
 
     def are_followed_by(self, now: Tensors) -> bool:
-        """Whether ``now`` has the same tensors, but for where they are."""
+        """Whether ``now`` has the same tensors, wherever they are."""
         if self._files != now._files:
             return False
         if len(self._seen) == len(now._seen) and all(
             old.is_followed_by(new) for old, new in zip(self._seen, now._seen, strict=True)
         ):
             return True
-        # Those that are offloaded in host memory stay where they are, in other tensors.
+        # Weights offloaded to host memory keep their memory, but may get new tensors.
         return self._memory is not None and self._memory == now._memory
 
     def seen(self) -> list[tuple[Any, ...]]:
-        """Form and sample of each, which two loads of one checkpoint have in common."""
+        """Form and sample of each tensor, which are the same for two loads of one checkpoint."""
         return [(seen.form, seen.content) for seen in self._seen]
 
     def _now(self, owns: Sequence[_Own]) -> list[torch.Tensor]:
         whole = self._whole(owns)
-        # What a wrapper is made of takes its place.
+        # A wrapper is replaced by the tensors that it is made of.
         if self._wrappers:
             parts = [list(inner_tensors(whole[index])) for index in self._wrappers]
             for index in reversed(self._wrappers):
@@ -139,7 +139,7 @@ class Tensors:
         dicts += [owns[index][BUFFERS] for index in self._buffered]
         each = itertools.chain.from_iterable(map(dict.values, dicts))
         found = [tensor for tensor in each if tensor is not None]
-        # Placeholders come and go; watched is what takes their place.
+        # Placeholders on the meta device come and go, so their sources are watched instead.
         for index in self._fetched:
             for name in (PARAMETERS, BUFFERS):
                 found += [tensor for tensor in owns[index][name].values() if _is_there(tensor)]
@@ -153,7 +153,7 @@ class Tensors:
 
 
 def _memory(owns: Sequence[_Own], fetched: set[int]) -> dict[Any, Any] | None:
-    """Of each weight, where in memory it is and which change of it; None if that is not known.
+    """Each weight's place in memory and its version; None if one of them is not known.
 
     ``fetched``: the modules whose weights are fetched from elsewhere.
     """
@@ -196,7 +196,7 @@ def _look(tensor: torch.Tensor) -> _Seen:
             is_small=tensor.numel() <= _SMALL,
             content=_content(tensor),
         )
-    except (RuntimeError, NotImplementedError) as error:  # as those made under inference_mode
+    except (RuntimeError, NotImplementedError) as error:  # for example, made under inference_mode
         pass_on(error)
         raise UnwatchableError(str(error).partition("\n")[0]) from error
 

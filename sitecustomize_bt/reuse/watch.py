@@ -1,13 +1,12 @@
-"""Whether a model is still what it was: everything its outputs depend on, as far as it can be seen.
+"""Whether a model is still what it was: all visible state that its outputs depend on.
 
-Asked before every call, so it has to be quick: lists of what is there now are compared with lists
-of what was there. Only where they differ is it looked at closely, since not every change changes
-outputs: transformers marks modules, accelerate fetches weights, and a model is moved to another
-device and back. The functions that run are not looked at here: a call is reused only where
-all of them are known (see ``forward.guards``).
+This is checked before every call, so it has to be quick: lists of the present state are compared
+with lists of the old one. Only if they differ is there a closer look, because not every change
+changes outputs: transformers marks modules, accelerate fetches weights, a model is moved to another
+device and back. Functions are not checked here: a call is reused only if all of its functions are
+known (see ``forward.guards``).
 
-Not to be seen for certain is what is done through ``.data``, numpy or another alias of a weight's
-memory.
+Changes through ``.data``, numpy or another alias of a weight's memory may go unseen.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ Own = dict[str, Any]  # a module's namespace
 
 
 class ModelState:
-    """A model, by its ``parts`` with the namespaces ``owns``, at one moment. It keeps none alive.
+    """A model at one moment: its ``parts`` and their namespaces ``owns``. It keeps none alive.
 
-    ``looks``: as ``guards.Stack`` counts them, whose look at the same parts goes before.
+    ``looks``: the count of ``guards.Stack``, which must have looked at the same parts before.
 
-    ``unsuitable``: why nothing is reused of a model in this state; None if something is.
-    ``devices``: where its weights are. ``placement``: where hooks have it computed.
+    ``unsuitable``: why nothing is reused of a model in this state; None if reuse is possible.
+    ``devices``: where its weights are. ``placement``: where its hooks have it computed.
     """
 
     def __init__(self, parts: list[torch.nn.Module], owns: list[Own], looks: int) -> None:
@@ -57,7 +56,7 @@ class ModelState:
 
     @property
     def digest(self) -> str:
-        """Of its classes, the forms of its tensors, and samples of them; empty if unsuitable."""
+        """A digest of its classes, and of its tensors' forms and samples; empty if unsuitable."""
         if self._tensors is None:
             return ""
         names = [f"{cls.__module__}.{cls.__qualname__}" for cls in self._types]
@@ -70,15 +69,15 @@ class ModelState:
                 looks == self._looks
                 and self._attributes.same(owns)
                 and self._groups == self._groups_of(owns)
-                # A model that was built on the meta device is filled by exchanging its weights.
+                # A model on the meta device is filled by replacing its weights.
                 and (self._tensors.same(owns) if self._tensors else self._weights == _weights(owns))
             )
-        except Exception as error:  # as tensors raise that are compared, or a name that is gone
+        except Exception as error:  # from comparing tensors, or a name that is gone
             pass_on(error)
             return False
 
     def is_followed_by(self, now: ModelState) -> bool:
-        """Whether what has changed since then changes no output."""
+        """Whether the changes between this state and ``now`` change no output."""
         try:
             return (
                 self._tensors is not None

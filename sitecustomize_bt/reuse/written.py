@@ -1,4 +1,4 @@
-"""An entry as JSON and tensors, and back: nothing but what transformers' outputs are made of."""
+"""An entry as JSON and tensors, and back. Only the parts of transformers' outputs are allowed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..padding.window import Window
 from . import entry as entries
 from .entry import Entry, Held, Instance, Prompt
 
-# What is named in a file is made by one of these.
+# The only functions that a file may name to build an object.
 _MAKERS = {make.__name__: make for make in entries.MAKERS}
 _DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 
@@ -22,7 +22,7 @@ class CannotWriteError(Exception):
 
 
 def as_data(entry: Entry) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """JSON and tensors by name; raises CannotWriteError."""
+    """The entry as JSON, and its tensors by name; raises CannotWriteError."""
     writer = _Writer()
     data: dict[str, Any] = {"output": writer.data(entry.output)}
     if entry.window is not None:
@@ -42,7 +42,7 @@ def as_data(entry: Entry) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 
 def entry_of(data: Any, tensors: dict[str, torch.Tensor], context: Any) -> Entry:
-    """The entry; raises LookupError, TypeError, ValueError or AttributeError where it is none."""
+    """The entry again; raises LookupError, TypeError, ValueError or AttributeError if damaged."""
     reader = _Reader(tensors)
     prompt, window = data.get("prompt"), data.get("window")
     return Entry(
@@ -63,19 +63,19 @@ def entry_of(data: Any, tensors: dict[str, torch.Tensor], context: Any) -> Entry
 
 
 class _Writer:
-    """``tensors``: those of all that was written, by name."""
+    """Turns values into JSON. ``tensors``: all tensors in them, by name."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
         self._names: dict[int, str] = {}
 
     def data(self, value: Any) -> Any:
-        """JSON of something frozen: what is not JSON itself is a list that begins with its kind."""
+        """A frozen value as JSON; what JSON does not have is a list that begins with its kind."""
         if value is None or type(value) in (bool, int, float, str):
             return value
         if type(value) is Held:
             name = self._names.setdefault(id(value), str(len(self._names)))
-            # A file holds no other order than the contiguous one.
+            # safetensors only stores contiguous tensors.
             self.tensors[name] = value.host.contiguous()
             return ["tensor", name, str(value.device), list(value.host.stride())]
         if type(value) in (tuple, list):
@@ -125,7 +125,7 @@ class _Reader:
         return self._kinds[kind](*parts)
 
     def _tensor(self, name: str, device: str, stride: list[int]) -> Held:
-        # The same tensor twice is the same one again.
+        # A tensor that occurs twice becomes one tensor again.
         if name not in self._held:
             host = self._tensors[name]
             if host.stride() != tuple(stride):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Gate, then wait for the host's libraries. Never raises, whatever happens."""
-    # PEP 829 calls this in every interpreter, so the gate of the .pth line stands here as well.
+    # PEP 829 calls this in every interpreter, so the gate of the .pth line is repeated here.
     if sys.flags.ignore_environment or sys.flags.isolated:
         return
     try:
@@ -37,7 +37,7 @@ def _activate() -> None:
     except (Exception, SystemExit) as error:
         try:
             from .faults import pass_on
-        except (Exception, SystemExit):  # as broken as what was to be activated
+        except (Exception, SystemExit):  # this part is broken as well
             pass
         else:
             pass_on(error)
@@ -58,5 +58,5 @@ def _complain(what: str, error: BaseException) -> None:
         why = stderr.sentence(error)
         if stderr.is_news(what, why):
             stderr.write(ascii(f"sitecustomize_bt: {what} and was skipped ({why})")[1:-1])
-    except (Exception, SystemExit):  # whatever is wrong with us, nowhere is left to say it
+    except (Exception, SystemExit):  # nowhere is left to report the error
         return

@@ -1,8 +1,8 @@
-"""What is a fault of ours, and what is the host's own exception that meets our code on its way.
+"""Which exceptions are faults of ours, and which are the host's and only pass through our code.
 
-Python runs a signal handler in whatever code is running just then, ours too: what SIGTERM's handler
-or a watchdog raises there has to reach the host. What a library or an object of the host's raises
-because we have called it is a fault of ours, since the host has not called it.
+Python runs a signal handler in whatever code is running at that moment, ours included: what
+SIGTERM's handler or a watchdog raises there must reach the host. What a library or an object of the
+host's raises because we called it is a fault of ours: the host has not called it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # well call sys.exit() while it is imported.
 FAULTS = (Exception, SystemExit)
 
-# Whose exceptions come without a frame of theirs: written in another language than Python.
+# Packages that are partly not written in Python: their exceptions may come without their frame.
 _WITHOUT_FRAMES = frozenset(sys.stdlib_module_names) | {"safetensors_rust", "torch"}
 
 _OURS = __name__.partition(".")[0]
@@ -27,28 +27,28 @@ _TAKES_REST = 0x04  # inspect.CO_VARARGS
 
 
 def pass_on(error: BaseException) -> None:
-    """Raise ``error``, which a guard of ours has caught, if it is not a fault of ours."""
+    """Raise ``error``, which our code has caught, unless it is a fault of ours."""
     try:
         is_fault = not is_the_hosts(error)
-    except RecursionError:  # the host is so deep that even this does not fit
+    except RecursionError:  # the host's stack leaves no room even for this check
         return
     if not is_fault:
         raise error
 
 
 def is_the_hosts(error: BaseException) -> bool:
-    """Whether ``error`` was thrown into what runs below the guard, and not raised by it.
+    """Whether ``error`` was thrown into the guarded code from outside, and not raised by it.
 
-    That is what a signal handler, a tracer or a debugger has raised, what another thread has thrown
-    in (``PyThreadState_SetAsyncExc``), and SystemExit but for that of a module being imported.
+    It comes from a signal handler, a tracer, a debugger or another thread
+    (``PyThreadState_SetAsyncExc``). SystemExit counts, unless from a module being imported.
     """
     frames = list(_frames(error))
-    # Ours are none, and a look at their variables would make them hold themselves.
+    # Our own frames are no handlers, and reading their variables would create reference cycles.
     if any(_is_handler(frame) for frame in frames if _package_of(frame) != _OURS):
         return True
     if isinstance(error, SystemExit):
         return all(frame.f_code.co_name != "<module>" for frame in frames)
-    # Another thread's leaves no frame: nothing that runs here has raised what it does not know.
+    # An error from another thread has no frame of the package that defines its class.
     origins = set(map(_package_of, frames))
     return _package(type(error).__module__) not in _WITHOUT_FRAMES | origins
 
@@ -61,9 +61,9 @@ def _frames(error: BaseException) -> Iterator[FrameType]:
 
 
 def _is_handler(frame: FrameType) -> bool:
-    """Whether it was given the very frame that it interrupts, as signal handlers and tracers are.
+    """Whether an argument is the frame that it interrupts, as for signal handlers and tracers.
 
-    A handler is not asked for by ``signal.getsignal``: it may have been replaced, by itself.
+    ``signal.getsignal`` does not help: a handler may have replaced itself.
     """
     code, values = frame.f_code, frame.f_locals
     count = code.co_argcount + code.co_kwonlyargcount

@@ -1,4 +1,4 @@
-"""Every variable and command-line flag, and how each is read: the one reader of both.
+"""Every variable and command-line flag, and how each is read. Nothing else reads them.
 
 Nothing here may import more than ``os`` and ``sys``: it runs at interpreter start-up.
 """
@@ -47,7 +47,7 @@ SIZE_UNITS: dict[str, int] = {
 REUSE_BYTES = 256 * SIZE_UNITS["mb"]
 REUSE_DISK_BYTES = 4 * SIZE_UNITS["gb"]
 
-# Which of several workers this is, as torchrun and accelerate launch, MPI and Slurm say it.
+# Variables with the rank of a worker, as torchrun and accelerate launch, MPI and Slurm set them.
 RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 
 _SHOWN_LENGTH = 40
@@ -69,8 +69,8 @@ class Settings:
     padding: bool = True  # whether padding is skipped
     all_padding: bool = False  # also of classes whose padding a known program reads
     reuse: int = 0  # bytes of host memory for encode reuse; 0 where it is off
-    reuse_dir: str = ""  # the folder that it keeps things in over restarts; empty for none
-    reuse_disk: int = REUSE_DISK_BYTES  # bytes that this folder may hold
+    reuse_dir: str = ""  # the folder that keeps outputs over restarts; empty for none
+    reuse_disk: int = REUSE_DISK_BYTES  # how many bytes this folder may hold
     offload: str = "skip"  # one of OFFLOAD_POLICIES
     backends: tuple[str, ...] | None = None  # names from BACKEND_NAMES, or None for the default
     force: bool = False  # try library versions that are not known to work as well
@@ -80,7 +80,7 @@ class Settings:
 
     @property
     def enabled(self) -> bool:
-        """Whether models are to be looked at for acceleration at all."""
+        """Whether any model may be accelerated."""
         return self.mode != "off" and not self.disabled_by_flag
 
     @property
@@ -145,7 +145,7 @@ def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -
             accepted = "a comma-separated list of " + "/".join(BACKEND_NAMES)
             warnings.append(_not_understood(BACKENDS, backends, accepted, "ignoring it"))
 
-    # Where the hook is off for other reasons, what it would have been told is nobody's concern.
+    # If the hook is off for another reason, its other variables do not matter.
     if found.mode != "off" or word not in (*OFF_WORDS, ""):
         found.warnings = tuple(warnings)
     return found

@@ -33,7 +33,7 @@ def write(text: str) -> None:
 
 
 def sentence(error: BaseException) -> str:
-    """``error`` in one line, not a long one."""
+    """``error`` in one short line."""
     try:
         message = str(error).partition("\n")[0]
     except FAULTS as fault:  # somebody else's class, whose own __str__ is broken
@@ -44,10 +44,10 @@ def sentence(error: BaseException) -> str:
 
 
 def is_news(what: str, why: str) -> bool:
-    """Whether this fault of ours deserves a line: neither part of it has been told before.
+    """Whether to report this fault: neither ``what`` nor ``why`` was reported before.
 
-    One cause may come up in every hook, one hook may fail for each model in other words, and a venv
-    runs the .pth line twice: one line is what the host bears.
+    One cause may come up in every hook, one hook may fail for each model in different words, and a
+    venv runs the .pth line twice. One line is enough.
     """
     news = _told.isdisjoint((what, why))
     _told.update((what, why))

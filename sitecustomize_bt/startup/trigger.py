@@ -17,8 +17,8 @@ WATCHED = frozenset({"transformers", "accelerate", "diffusers", "diffusers_helpe
 class Trigger:
     """A finder that finds nothing: it calls ``fire`` once, when a watched package is looked for.
 
-    It stays on ``sys.meta_path`` afterwards. Taking it out while the import system iterates over
-    that list would make it pass over the finder behind us.
+    It stays on ``sys.meta_path`` afterwards. Removing it while the import system iterates over that
+    list would skip the finder after it.
     """
 
     def __init__(self, fire: Callable[[], None]) -> None:
@@ -32,7 +32,7 @@ class Trigger:
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
         if fullname in WATCHED:
-            # A second thread waits here until the hooks stand: it must not import accelerate
+            # A second thread waits here until the hooks are in place: it must not import accelerate
             # past them. What fire() imports never imports a watched package, so no two threads
             # can wait for each other.
             with self._lock:

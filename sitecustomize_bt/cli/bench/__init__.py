@@ -98,14 +98,14 @@ def run(options: argparse.Namespace) -> CommandOutcome:
 
 
 def _measured(options: argparse.Namespace) -> dict[str, Any]:
-    """All rows, and what they are of."""
+    """All rows, and what they were measured on."""
     from . import models
     from .reuse import ReuseRows
     from .rows import CountedRows, EncoderRows
 
     left_out: list[str] = []
     if options.models is None:
-        # What is counted is of the true size, and needs no other to be built.
+        # The FLOPs are those of the true size; the model that runs only shows the columns.
         real, layers = (False, 1) if options.flops else (options.real_shapes, options.layers)
         sources = models.of_table(options.encoder, real, layers or _LAYERS)
     else:
@@ -128,7 +128,7 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """What can be seen without importing anything."""
+    """Check what can be checked without importing anything."""
     whole = {
         "--runs": [options.runs],
         "--layers": [] if options.layers is None else [options.layers],

@@ -1,4 +1,4 @@
-"""What is measured of a forward: its time, the SDPA kernel that it takes, its peak of memory.
+"""What is measured of a forward: its time, its SDPA kernel, its peak memory.
 
 Times are paired: the variants take turns, and a ratio is taken within each turn.
 """
@@ -43,7 +43,7 @@ class Timings:
 
 
 def in_turns(variants: Variants, turns: int, warm_up: int = 1) -> Timings:
-    """Run every variant once a turn, in an order that moves on by one each turn."""
+    """Run every variant once in each turn, starting one variant later each time."""
     names = list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-warm_up, turns):
@@ -66,7 +66,7 @@ def kernel(forward: Forward) -> str:
 
 
 def peak_bytes(forward: Forward, device: str) -> int:
-    """The most that one forward holds at a time, beyond what was allocated before it."""
+    """The most memory that one forward holds, beyond what was allocated before it."""
     if device.startswith("cuda"):
         synchronize()
         before = torch.cuda.memory_allocated()
@@ -82,6 +82,6 @@ def peak_bytes(forward: Forward, device: str) -> int:
 
 
 def synchronize() -> None:
-    """Wait for the GPU, where there is one in use."""
+    """Wait for the GPU, if one is in use."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()

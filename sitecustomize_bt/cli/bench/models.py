@@ -1,6 +1,6 @@
-"""What is timed: random models of the table's sizes, or those of a folder, each several ways.
+"""The models to time: random ones of the table's sizes, or those of a folder, in variants.
 
-What ``bench`` asks of the hook itself is asked here: applying it, and its counts.
+Everything that ``bench`` needs of the hook is here: applying it, and its counts.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from ..outcome import FailedError, WrongUseError
 
 _WORDS = {Given.PROMPT: "", Given.TEXT: " text", Given.PICTURE: " vision"}
 
-# Nothing else of the environment: figures are of what the hook does by default.
+# No other variable of the environment: the figures are for the hook's defaults.
 _ON = {settings.ENABLE: "1"}
-# So large that what is timed is never what was evicted.
+# So large that nothing is evicted before it is timed.
 _REUSING = {**_ON, settings.REUSE: "4GB"}
 
 
@@ -37,7 +37,7 @@ _REUSING = {**_ON, settings.REUSE: "4GB"}
 class Source:
     """``component``: as the table of figures calls it.
 
-    ``build(device, dtype)`` makes the model; without a dtype (as torch names it) in its own.
+    ``build(device, dtype)`` makes the model; without a dtype (torch's name), in its own.
     """
 
     component: str
@@ -56,7 +56,7 @@ def of_table(encoder: str, real: bool, layers: int) -> list[Source]:
 
 
 def full_size(row: Encoder, layers: int | None, dtype: str | None) -> Any:
-    """A model of the true size, all of its layers unless ``layers`` says how many, no weights."""
+    """A model of the true size without weights; ``layers``: how many, or None for all."""
     return _random_model(row.sizes, True, layers, "meta", dtype)
 
 
@@ -107,7 +107,7 @@ def _random_model(
 
 def _built(cls: Any, config: Any, device: str, dtype: str) -> Any:
     before = torch.get_default_dtype()
-    # Built in float32 and cast, it would take three times the memory of its weights in bfloat16.
+    # Building in float32 and casting to bfloat16 would need three times the memory of the weights.
     torch.set_default_dtype(getattr(torch, dtype))
     try:
         with torch.device(device):
@@ -129,12 +129,12 @@ class Work(NamedTuple):
 
 
 def flops(model: Any, given: dict[str, Any]) -> int | None:
-    """The FLOPs of ``model``'s forward, which is on the meta device and computes nothing.
+    """The FLOPs of a forward of ``model``, which is on the meta device: nothing is computed.
 
     None where it cannot run there: LLaMA of transformers 4 asks for the device's autocast.
 
-    Of the shapes of ``given`` alone: a mask saves no FLOPs. The hook would step aside for the mode
-    that counts, so what it computes is counted as an untouched model given those columns.
+    Only the shapes of ``given`` count: a mask saves no FLOPs. The hook would step aside for the
+    counting mode. So what it computes is counted as an untouched model given only those columns.
     """
     empty = {
         name: torch.empty_like(value, device="meta")
@@ -150,11 +150,11 @@ def flops(model: Any, given: dict[str, Any]) -> int | None:
 
 
 class Twins:
-    """One model several ways, all of which share every parameter: ``models``, by variant.
+    """One model in several variants that share every parameter: ``models``, by variant.
 
     ``default``: as it was given, untouched. ``eager``: untouched, with eager attention.
-    ``accelerated``: with the hook. ``reused``: with the hook and encode reuse. ``counted``: on the
-    meta device, without weights; its FLOPs are counted. By default it is of the same size.
+    ``accelerated``: with the hook. ``reused``: with the hook and encode reuse. ``counted``: the
+    model on the meta device, without weights, whose FLOPs are counted; by default of the same size.
     """
 
     def __init__(
@@ -178,20 +178,20 @@ class Twins:
         return str(self.default.dtype).removeprefix("torch.")
 
     def forwards(self, inputs: dict[str, Any]) -> dict[str, Callable[[], object]]:
-        """One forward of each."""
+        """One forward of each variant."""
         return {name: functools.partial(model, **inputs) for name, model in self.models.items()}
 
     def passed_through(self) -> Counter[str]:
-        """How often the accelerated one has computed all that it was given, by the reason."""
+        """How often the accelerated variant has computed all it was given, by reason."""
         counts = self._padding()
         return Counter({reason.value: number for reason, number in counts.passed_through.items()})
 
     def work(self, given: dict[str, Any]) -> Work:
-        """What one forward takes; the accelerated one runs, to see which columns it computes."""
+        """What one forward takes; the accelerated variant runs, to show the columns it computes."""
         before = self._padding().tokens_computed
         self.models["accelerated"](**given)
         computed, whole = self._padding().tokens_computed - before, flops(self.counted, given)
-        if computed:  # it counts the tokens of models whose padding it may skip alone
+        if computed:  # zero for models whose padding it may not skip
             columns = computed // len(given["input_ids"])
             given = {"input_ids": given["input_ids"][:, :columns]}
         weights = sum(one.nbytes for one in self.counted.parameters())
@@ -216,12 +216,12 @@ class Twins:
 
 
 def _copy(model: Any, row: Encoder, implementation: str) -> Any:
-    """Another model with the same parameters, that runs ``implementation``."""
-    # What deepcopy finds in the memo it shares; the configs it copies.
+    """Another model with the same parameters that runs ``implementation``."""
+    # deepcopy shares what it finds in the memo, and copies the configs.
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, shared)
-    # Where the attention class was chosen at build time, the classes differ in their forward alone.
-    # Building a second model would take its memory.
+    # If the attention class was chosen at build time, the classes differ only in their forward.
+    # Building a second model would need its memory.
     classes = compat.attention_classes(row.module, row.family)
     for module in twin.modules():
         if "config" in vars(module):

@@ -11,7 +11,7 @@ from . import report
 
 Rows = list[dict[str, Any]]
 
-# The kinds of file; two pictures of the same data do not differ in their date.
+# The kinds of file. Without dates, two pictures of the same data are equal.
 METADATA = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 # Okabe and Ito's colours, which stay apart for every kind of colour vision.
@@ -19,11 +19,11 @@ VARIANTS = {
     "default": ("before: transformers' default", "#56B4E9"),
     "accelerated": ("after: accelerated", "#D55E00"),
 }
-_BAR = 0.38  # of the room of a component
+_BAR = 0.38  # of a component's room
 
 
 class Look(NamedTuple):
-    """The colours of a picture: what it stands on, letters and lines, what is said beside."""
+    """The colours of a picture: background, text and lines, remarks, speed-up."""
 
     paper: str
     ink: str
@@ -31,13 +31,13 @@ class Look(NamedTuple):
     speedup: str
 
 
-# As GitHub's pages are, light and dark.
+# GitHub's page colours, light and dark.
 _LIGHT = Look(paper="#FFFFFF", ink="#1F2328", faint="#59636E", speedup="#A34700")
 _DARK = Look(paper="#0D1117", ink="#E6EDF3", faint="#9198A1", speedup="#FF9A4D")
 _INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 
 _RC = {
-    # Text stays text in an SVG, and its ids do not differ between two of the same data.
+    # Text stays text in an SVG, and its ids are the same for the same data.
     "svg.fonttype": "none",
     "svg.hashsalt": "sitecustomize_bt",
     "font.size": 15,  # legible at half the size
@@ -50,7 +50,7 @@ _RC = {
 
 
 def check(name: str) -> Path:
-    """The path to draw to; raises before anything long is run where that will not do."""
+    """The path to draw to; raises early, before anything long is run, if it cannot be used."""
     path = Path(name)
     if path.suffix.lower() not in METADATA:
         raise WrongUseError(f"--plot {name}: has to end in {', '.join(METADATA)}")
@@ -79,7 +79,7 @@ def dark(path: Path) -> Path:
 
 
 def draw(data: dict[str, Any], path: Path) -> None:
-    """Draw what ``bench --json`` prints, light and dark: of each model the first dtype and side."""
+    """Draw what ``bench --json`` prints, light and dark: each model's first dtype and side."""
     import matplotlib
 
     first = {row["component"]: row for row in reversed(data["rows"])}
@@ -97,7 +97,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
 
 
 def _figure(data: dict[str, Any], bars: Rows, prompts: Rows, look: Look) -> Any:
-    from matplotlib.figure import Figure  # without pyplot no display is looked for
+    from matplotlib.figure import Figure  # pyplot would look for a display
 
     figure = Figure(figsize=(14, 2.6 + 0.62 * len(bars)), dpi=100, layout="constrained")
     ratios = {"width_ratios": (8, 5) if prompts else (1,)}
@@ -115,26 +115,26 @@ def _figure(data: dict[str, Any], bars: Rows, prompts: Rows, look: Look) -> Any:
 
 
 def _series(prompts: Rows) -> Rows:
-    """The rows that differ from the first in their tokens alone, fewest first."""
+    """The rows that differ from the first only in their tokens, fewest first."""
     alike = ("batch", "model_class", "dtype")
     by_tokens = {
         row["tokens"]: row
         for row in reversed(prompts)
         if all(row[key] == prompts[0][key] for key in alike)
-        # Without padding there is no side.
+        # A row without padding has no side.
         and (row["padding_side"] == prompts[0]["padding_side"] or row["tokens"] == row["padded_to"])
     }
     return [by_tokens[tokens] for tokens in sorted(by_tokens)]
 
 
 def _times(axes: Any, rows: Rows, look: Look) -> None:
-    """Two bars for each component, and the time of its real tokens alone as a thin line."""
+    """Two bars for each component, and a thin line for the time of its real tokens alone."""
     places = range(len(rows))
     for (label, colour), variant, side in zip(VARIANTS.values(), VARIANTS, (-1, 1), strict=True):
         times = [row["ms"][variant] for row in rows]
         where = [place + side * _BAR / 2 for place in places]
         axes.barh(where, times, _BAR, color=colour, label=label)
-        # A short forward beside a long one is a bar of no length.
+        # Beside a long forward, the bar of a short one is invisible: the number is always shown.
         for row, spot, time in zip(rows, where, times, strict=True):
             free = (max(time, _bound(row) or 0), spot)  # right of the line as well
             beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
@@ -152,7 +152,7 @@ def _times(axes: Any, rows: Rows, look: Look) -> None:
     axes.set_yticks(places, [row["component"].replace(", ", ",\n") for row in rows])
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
-    axes.margins(x=0.3, y=0.02)  # on the right stands the speed-up
+    axes.margins(x=0.3, y=0.02)  # room for the speed-up on the right
     axes.set(xlabel="ms", title="One forward before and after; speed-up")
 
 

@@ -1,4 +1,4 @@
-"""The measured rows as a reader sees them, from what ``--json`` prints."""
+"""The measured rows as a reader sees them, made from what ``--json`` prints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WIDTHS = {
 _COUNTED = "GFLOP of what was given and of the columns that are computed; weights read, MB"
 _MEGA, _GIGA = 10**6, 10**9
 
-# What of a row stands in each table. Its last word is the heading, unless there is another one.
+# The columns of each table, by their place in a row. The last word is the default heading.
 _TIMES = ("component", "ms eager", "ms default", "ms accelerated", "over_default", "over_eager")
 _REUSE = (
     *("component", "ms default", "ms accelerated", "ms reused"),
@@ -46,7 +46,7 @@ _HEADINGS = {
 
 
 def of_encoders(data: dict[str, Any]) -> list[Table | str]:
-    """Tables for each dtype, and what is to be known beside them."""
+    """Tables for each dtype, and the notes."""
     found: list[Table | str] = []
     for title, rows in _by_dtype(data):
         prompts = [row for row in rows if row["bound_over_default"] is not None]
@@ -62,13 +62,13 @@ def of_encoders(data: dict[str, Any]) -> list[Table | str]:
 
 
 def of_reuse(data: dict[str, Any]) -> list[Table | str]:
-    """The table of ``--reuse`` for each dtype, and what is to be known beside them."""
+    """The table of ``--reuse`` for each dtype, and the notes."""
     tables = [_table(f"Encode reuse: {title}", _REUSE, rows) for title, rows in _by_dtype(data)]
     return [*tables, notes(data)]
 
 
 def of_counts(data: dict[str, Any]) -> list[Table | str]:
-    """The table of ``--flops`` for each dtype, and what is to be known beside them."""
+    """The table of ``--flops`` for each dtype, and the notes."""
     tables = [
         _table(f"{title.removesuffix(', ms')}\n{_COUNTED}", _WORK, rows)
         for title, rows in _by_dtype(data)
@@ -77,7 +77,7 @@ def of_counts(data: dict[str, Any]) -> list[Table | str]:
 
 
 def notes(data: dict[str, Any]) -> str:
-    """What is to be known beside the figures, a line each."""
+    """The notes to the figures, one a line."""
     runs = data["runs"]
     speedup = "a speed-up is the median of the turns' own (min-max)"
     turns = f"{runs} turn{'' if runs == 1 else 's'}, each of which runs all variants"
@@ -97,7 +97,7 @@ def notes(data: dict[str, Any]) -> str:
 
 
 def surroundings(device: str) -> dict[str, Any]:
-    """What a figure of today on ``device`` belongs to."""
+    """The date, device and versions to which figures on ``device`` belong."""
     import torch
     import transformers
 
@@ -123,7 +123,7 @@ def where(data: Mapping[str, Any]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits of it, or all that stand before the point."""
+    """``value`` with three digits, or with all digits before the point if there are more."""
     digits = sum(value < limit for limit in (10, 100))
     return f"{value:.{digits}f}"
 
@@ -139,21 +139,21 @@ def share(value: Mapping[str, float]) -> str:
 
 
 def millions(value: float) -> str:
-    """Of bytes."""
+    """Bytes in millions."""
     return number(value / _MEGA)
 
 
 def tenths(value: float) -> str:
-    """Of a million bytes."""
+    """Bytes in millions, with one decimal."""
     return f"{value / _MEGA:.1f}"
 
 
 def billions(value: float) -> str:
-    """Of FLOPs."""
+    """FLOPs in billions."""
     return number(value / _GIGA)
 
 
-# How a cell is written; names and what else is text as they are.
+# How a cell is formatted; names and other text stay as they are.
 _FORMATS: Mapping[str, Callable[[Any], str]] = {
     "ms": number,
     "flops": billions,
@@ -168,7 +168,7 @@ _FORMATS: Mapping[str, Callable[[Any], str]] = {
 
 
 def widths(data: dict[str, Any]) -> str:
-    """Of what size the models are."""
+    """The models' size, in words."""
     return _WIDTHS.get(data["widths"], f"Models of {data['models']}")
 
 

@@ -1,4 +1,4 @@
-"""What encode reuse brings: to a prompt that begins alike, the same again, a whole encode phase."""
+"""What encode reuse brings: to a similar prompt, to the same one, to a whole encode phase."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ReuseRows(Benchmark):
             return {**variants, "reused": functools.partial(first, variants["reused"])}
 
         def other(name: str, tails: Iterator[int]) -> None:
-            # The picture is the same; the prompt and its text are not.
+            # The picture stays the same; the prompt and its text change.
             tail = next(tails)
             texts = [one for one in built if one[0].row.given is not Given.PICTURE]
             pictures = [call for call in calls if "pixel_values" in call[1]]
@@ -79,7 +79,7 @@ def _prompt_rows(source: Source, twins: Twins) -> Iterator[Row]:
     twins.models["reused"](**given)
 
     def others(first: int, *, known: bool = True) -> Variants:
-        """Another prompt at each call, ``first`` and what follows."""
+        """Another prompt at each call, numbered from ``first`` on."""
 
         def other(model: Any, tails: Iterator[int]) -> object:
             return model(**_prompt(model, real, next(tails), known=known))
@@ -90,7 +90,7 @@ def _prompt_rows(source: Source, twins: Twins) -> Iterator[Row]:
         }
 
     name, tokens = source.component, f"{real} of {PADDED} tokens"
-    # A known beginning saves something only where no column sees what follows.
+    # A known beginning saves work only if no column sees later ones.
     if text is not None and text.causal:
         what = f"{tokens}, of which {TEMPLATE} begin alike"
         yield _row(f"{name}, next prompt", what, twins, others(1000))
@@ -102,12 +102,12 @@ def _prompt_rows(source: Source, twins: Twins) -> Iterator[Row]:
 
 
 def _known(model: Any, real: int) -> dict[str, Any]:
-    """The same prompt each time, another one for each number of real tokens."""
+    """The same prompt each time, but another one for each number of real tokens."""
     return _prompt(model, real, tail=real)
 
 
 def _prompt(model: Any, real: int, tail: int, *, known: bool = True) -> dict[str, Any]:
-    """The template (or something else where it is not to be ``known``) and a tail."""
+    """The template (if ``known``; otherwise other tokens), and a tail."""
     torch.manual_seed(tail)
     found = prompt(model, real)
     if known:

@@ -21,10 +21,10 @@ Call = tuple[Twins, dict[str, Any]]
 
 
 class Row(NamedTuple):
-    """``about``: what its JSON says beside the figures.
+    """``about``: what its JSON says besides the figures.
 
-    ``bound``: the variant that no skipping of padding can beat; empty where none is timed.
-    ``calls``: of which models, and what each is given.
+    ``bound``: the variant that no skipping of padding can beat; empty if none is timed. ``calls``:
+    the models that run, and what each is given.
     """
 
     about: dict[str, Any]
@@ -43,7 +43,7 @@ def prompt(
 
 
 def unpadded(given: dict[str, Any]) -> dict[str, Any]:
-    """The real tokens of a ``prompt`` alone; all of what has no mask."""
+    """Only the real tokens of a ``prompt``; an input without a mask is unchanged."""
     if "attention_mask" not in given:
         return given
     real = given["attention_mask"][0].bool()
@@ -51,7 +51,7 @@ def unpadded(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def fixed(source: Source, twins: Twins) -> tuple[dict[str, Any], int, str]:
-    """The longest text or one picture that the model takes, how much that is, and of what."""
+    """The longest text that the model takes, or one picture; its size, and the unit of that."""
     model, config = twins.default, twins.default.config
     if source.row.given is Given.TEXT:
         tokens = inputs.longest(config)
@@ -75,13 +75,13 @@ def phase(
 
 
 def encode(calls: Sequence[Call], variant: str) -> None:
-    """Run them one after the other."""
+    """Run ``calls`` one after the other."""
     for twins, given in calls:
         twins.models[variant](**given)
 
 
 def phase_variants(calls: Sequence[Call], names: Sequence[str]) -> Variants:
-    """By each variant, and as the default would do it without any padding."""
+    """The calls by each variant, and by the default without any padding (``bound``)."""
     alone = [(twins, unpadded(given)) for twins, given in calls]
     variants = {name: functools.partial(encode, calls, name) for name in names}
     return {**variants, "bound": functools.partial(encode, alone, "default")}
@@ -90,7 +90,7 @@ def phase_variants(calls: Sequence[Call], names: Sequence[str]) -> Variants:
 class Benchmark(abc.ABC):
     """All rows of a table. ``dtypes``: names, or None for each model's own.
 
-    ``ratios``: a name in the JSON, and how many times as fast as its first variant its second is.
+    ``ratios``: (name in the JSON, variant, other variant): how many times as fast the other is.
     """
 
     variants: tuple[str, ...]
@@ -104,7 +104,7 @@ class Benchmark(abc.ABC):
 
     @property
     def steps(self) -> int:
-        """How often ``measure`` says that something begins: a model, or the encode phase."""
+        """How often ``measure`` reports a start: of a model, or of the encode phase."""
         return len(self._dtypes) * (len(self._sources) + bool(self._phase))
 
     def measure(self, step: Callable[[str], None]) -> Iterator[dict[str, Any]]:
@@ -117,7 +117,7 @@ class Benchmark(abc.ABC):
                 yield from map(self.figures, self.rows(source, twins))
                 if source in self._phase:
                     built.append((source, twins))
-                del twins  # not two models at a time
+                del twins  # never two models in memory
             if built:
                 step("encode phase")
                 yield from map(self.figures, self.phase_rows(built))
@@ -133,7 +133,7 @@ class Benchmark(abc.ABC):
         return {**row.about, "ms": timings.ms(), **ratios, "share_of_bound": share}
 
     def twins(self, source: Source, dtype: str | None) -> Twins:
-        """The model several ways."""
+        """The model in its variants."""
         return Twins(source.build(self.options.device, dtype), self.variants)
 
     @abc.abstractmethod
@@ -145,15 +145,15 @@ class Benchmark(abc.ABC):
         """The rows of the whole encode phase."""
 
 
-# What a row of prompts says beside: its real tokens (or patches), and the rest of its form.
+# The fields of a row's form: real tokens (or patches), batch, layers and padding.
 _UNPADDED = {"batch": 1, "tokens": None, "layers": None, "padded_to": None, "padding_side": None}
 
 
 class EncoderRows(Benchmark):
     """Eager, transformers' default and accelerated; then the whole encode phase.
 
-    Prompts have a fourth variant, the bound: the default, given the real tokens alone. No way of
-    skipping padding can be faster than not having any.
+    Prompts have a fourth variant, the bound: the default given only the real tokens. Skipping
+    padding can never be faster than having none.
     """
 
     variants: tuple[str, ...] = ("eager", "default", "accelerated")
@@ -181,10 +181,10 @@ class EncoderRows(Benchmark):
             yield Row(about, twins.forwards(given), "default", [(twins, given)])
             return
         cases = itertools.product(asked.batch, asked.padding_side, asked.prompt_tokens)
-        # Without padding there is no side.
+        # A row without padding has no side.
         once = dict.fromkeys((b, real, "right" if real == padded else s) for b, s, real in cases)
         for batch, real, side in once:
-            # What is usual goes without saying.
+            # The usual values are not shown.
             shown_side = "" if side == "right" else f", {side}"
             shown_batch = "" if batch == 1 else f", batch {batch}"
             padding = f", padded on the {side}" if real < padded else ""
@@ -221,7 +221,7 @@ class EncoderRows(Benchmark):
             yield Row(row, phase_variants(calls, self.variants), "bound", calls)
 
     def figures(self, row: Row) -> dict[str, Any]:
-        """The row as JSON, with its work, the kernels, the memory and what was not skipped."""
+        """The row as JSON, with work, kernels, memory, and why padding was not skipped."""
         found = {**super().figures(row), "kernel": None, "peak_bytes": None, **counted(row)}
         if len(row.calls) > 1:
             return found
@@ -234,16 +234,16 @@ class EncoderRows(Benchmark):
 
 
 class CountedRows(EncoderRows):
-    """The same rows, whose work is counted and not timed.
+    """The same rows, with their work counted instead of timed.
 
-    Random models are built small, to see which columns are computed; what is counted are models of
-    the true size without weights.
+    Random models are built small, only to see which columns are computed. The models whose work is
+    counted have the true size and no weights.
     """
 
     variants = ("accelerated",)
 
     def twins(self, source: Source, dtype: str | None) -> Twins:
-        """The model, and what is counted."""
+        """The model, and the one whose work is counted."""
         counted = None
         if self.options.models is None:
             counted = full_size(source.row, self.options.layers, dtype)
@@ -255,7 +255,7 @@ class CountedRows(EncoderRows):
 
 
 def counted(row: Row) -> dict[str, Any]:
-    """The work of ``row``'s calls, and why padding was computed all the same, if it was."""
+    """The work of ``row``'s calls, and why padding was computed after all, if it was."""
     work, passed = [], set()
     for twins, given in row.calls:
         before = twins.passed_through()
@@ -272,6 +272,6 @@ def counted(row: Row) -> dict[str, Any]:
 
 
 def _sum(parts: Sequence[int | None]) -> int | None:
-    """None where a part is not known."""
+    """The sum; None if a part is not known."""
     known = [part for part in parts if part is not None]
     return sum(known) if len(known) == len(parts) else None

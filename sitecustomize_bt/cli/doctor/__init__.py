@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> CommandOutcome:
             step(name)
             try:
                 found += [(name, check) for check in look()]
-            except Exception as error:  # one odd library must not hide the other sections
+            except Exception as error:  # a fault in one section must not hide the others
                 if options.debug:
                     raise
                 text = f"{name} could not be looked at ({console.sentence(error)})"

@@ -17,7 +17,7 @@ class CheckState(enum.Enum):
 
 @dataclass(frozen=True)
 class Check:
-    """``fix``: what to do about it. ``stops``: nothing is accelerated because of it."""
+    """``fix``: what to do about it. ``stops``: whether nothing is accelerated because of it."""
 
     name: str
     state: CheckState = field(kw_only=True)

@@ -1,4 +1,4 @@
-"""The libraries around us, whether they are known to work, and what torch has and finds."""
+"""The libraries around us, whether they are known to work, and torch's device and backends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...startup.settings import BACKEND_NAMES, ENABLE, FORCE, Settings
 from .check import Check, fine, note, problem, stop
 
 _HERE = "run this with the Python of your program, or `pip install {}`"
-# How to get each. Empty: models are accelerated without it.
+# How to get each. Empty: the hook works without it.
 _LIBRARIES = {
     "torch": _HERE.format("torch"),
     "transformers": _HERE.format("transformers"),
@@ -27,7 +27,7 @@ _LIBRARIES = {
 
 
 def checks(force: bool) -> Iterator[Check]:
-    """``force``: whether versions outside their range are tried."""
+    """Check each library; ``force``: whether versions outside their range are tried."""
     for name in _LIBRARIES:
         checked = _library(name, force)
         yield checked
@@ -94,7 +94,7 @@ def device(settings: Settings) -> Iterator[Check]:
 
 
 def memory(settings: Settings, devices: Devices) -> Check:
-    """Whether ``devices`` have the memory that is asked for."""
+    """Whether ``devices`` have the memory that the settings ask for."""
     refused = decision.for_process(settings, devices)
     if refused is not None and refused[0] is decision.Reason.NOT_SAFE_FOR_AUTO:
         text = f"auto needs 80 GB, and {devices}"
@@ -106,7 +106,7 @@ def memory(settings: Settings, devices: Devices) -> Check:
 
 
 def backends(settings: Settings) -> Iterator[Check]:
-    """One line for each backend, where ``device`` found a torch that has SDPA."""
+    """One check for each backend, if ``device`` found a torch with SDPA."""
     if not _has_sdpa():
         return
     from ...forward.backends import DEFAULT, FLAGS
@@ -122,7 +122,7 @@ def backends(settings: Settings) -> Iterator[Check]:
 
 
 def _has_sdpa() -> bool:
-    # Not compat.torch, which a torch without SDPA may well be unable to import. A torch that
-    # cannot be imported leaves parts of itself behind.
+    # compat.torch may fail to import on a torch without SDPA. A torch that cannot be imported
+    # leaves parts of itself in sys.modules.
     functional = sys.modules.get("torch.nn.functional")
     return "torch" in sys.modules and hasattr(functional, "scaled_dot_product_attention")

@@ -1,6 +1,6 @@
-"""Other people's patches on what we patch, and their start-up files.
+"""Patches of others on what we patch, and their start-up files.
 
-Start-up files ran in this process too, so their patches are seen here. A program's own are not.
+Start-up files have run in this process too, so their patches show here. A program's do not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CUSTOMIZE = ("sitecustomize", "usercustomize")
 
 
 def checks(copies: list[Copy]) -> Iterator[Check]:
-    """``copies``: the installations beside whose start-up files to look."""
+    """Check for others; ``copies``: our installations, whose folders are searched as well."""
     yield _packages()
     yield from _startup_files(copies)
     if all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers")):
@@ -70,7 +70,7 @@ def _file(module: str) -> object:
 
 def _patches() -> Iterator[Check]:
     try:
-        # Other people's imports may print, and stdout is for what this command says.
+        # An import may print, but stdout is only for this command's output.
         with contextlib.redirect_stdout(sys.stderr):
             loaded = dict(_modeling())
     except FAULTS as error:
@@ -136,10 +136,10 @@ def _forward(classes: dict[str, Any]) -> Iterator[Check]:
 
 
 def foreign(found: Any, home: str = "transformers") -> Iterator[str]:
-    """The modules, each once, whose functions stand around (or instead of) one of ``home``."""
+    """The modules, each once, whose functions wrap or replace one of ``home``."""
     seen = {home, PACKAGE, ""}
     while found is not None:
-        # type(): wrapt's wrappers say that they are what they wrap.
+        # type(), because wrapt's wrappers claim the class of what they wrap.
         while type(found) in (classmethod, staticmethod):
             found = found.__func__
         name = _module_of(found)
@@ -150,8 +150,8 @@ def foreign(found: Any, home: str = "transformers") -> Iterator[str]:
 
 
 def _module_of(layer: Any) -> str:
-    # functools.wraps copies __module__, and wrapt shows that of what it wraps. A function's
-    # globals are those of the module that defines it.
+    # functools.wraps copies __module__, and wrapt shows that of what it wraps. A function's globals
+    # belong to the module that defines it.
     function = getattr(layer, "_self_wrapper", layer)
     if isinstance(function, types.FunctionType):
         return str(function.__globals__.get("__name__", ""))

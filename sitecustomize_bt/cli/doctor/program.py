@@ -1,6 +1,6 @@
-"""What the program asks for: its command line, and the variables and flags as the hook reads them.
+"""What the program asks for: its command line, and variables and flags as the hook reads them.
 
-A command line is split as Python would: which Python it starts, how, and what becomes ``sys.argv``.
+A command line is split as Python does: the Python it starts, its options, and ``sys.argv``.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .check import Check, fine, note, problem, stop
 FLAGS = {"no_site": "S", "isolated": "I", "ignore_environment": "E", "no_user_site": "s"}
 
 _PYTHON = re.compile(r"(python|pypy)w?[\d.]*(\.exe)?", re.IGNORECASE)
-# A word of short options. What -c, -m, -W and -X take may follow without a space.
+# A word of short options. The value of -c, -m, -W and -X may follow without a space.
 _OPTIONS = re.compile(r"-(?!-)([^cmWX]*)(?:([cmWX])(.*))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Program:
-    """``options``: those of FLAGS. ``given``: named by the user; else it is this process."""
+    """``options``: those in FLAGS. ``given``: named by the user; otherwise it is this process."""
 
     python: str
     options: tuple[str, ...]
@@ -36,7 +36,7 @@ class Program:
 
 
 def read(words: Sequence[str]) -> Program:
-    """The program that ``words`` start; without words, one started like this process."""
+    """The program that ``words`` start; without words, a program started like this process."""
     here = tuple(f"-{letter}" for name, letter in FLAGS.items() if getattr(sys.flags, name))
     if not words:
         return Program(sys.executable, here, ("",), given=False)
@@ -68,9 +68,9 @@ def _split(words: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 
 
 def checks(asked: Settings, value: str) -> Iterator[Check]:
-    """``asked``: what the program would read. ``value``: the text of the variable."""
+    """Check ``asked``, what the program would read. ``value``: the text of the variable."""
     name = settings.ENABLE
-    # What settings say about the variable itself is why it is off.
+    # A warning about the variable itself is the reason that it is off.
     why_off = [text for text in asked.warnings if text.startswith(f"{name}=")]
     if asked.mode != "off":
         meaning = "on" if asked.mode == "on" else "on where it is safe"

@@ -1,6 +1,6 @@
-"""Does the hook run when Python starts? Looked up in what is installed, and tried.
+"""Whether the hook runs when Python starts: looked up in what is installed, and tried.
 
-What is installed: each copy that this Python sees, and whether its start-up files are as recorded.
+What is installed: each copy that this Python sees, and whether its start-up files are unchanged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PACKAGE = __name__.partition(".")[0]
 FILES = (f"{PACKAGE}_init.pth", f"{PACKAGE}_init.start")
 _SECONDS = 60
 
-# A fresh Python prints this of itself. The empty line ends what others have printed.
+# A fresh Python prints this about itself, after an empty line that ends other output.
 _PROBE = f"""
 import json, sys
 bootstrap = sys.modules.get("{PACKAGE}.startup.bootstrap")
@@ -55,7 +55,7 @@ _NOT_RUN = "not in a fresh interpreter with the variable set"
 
 @dataclass(frozen=True)
 class Copy:
-    """One installation. ``source``: what pip installed it from, with the options for that."""
+    """One installation. ``source``: what pip installed it from, with options."""
 
     version: str
     folder: Path
@@ -87,7 +87,7 @@ class Started:
 
 
 def checks(host: Program, copies: list[Copy], ran_here: bool) -> Iterator[Check]:
-    """``ran_here``: whether the start-up code ran in this process."""
+    """Check the start-up; ``ran_here``: whether the start-up code ran in this process."""
     started = _start(host)
     if isinstance(started, str):
         text = f"{host.python} cannot be started ({started})"
@@ -105,7 +105,7 @@ def checks(host: Program, copies: list[Copy], ran_here: bool) -> Iterator[Check]
     if started.package and started.armed:
         here = "ran in this process" if ran_here else "not in this process"
         yield fine("runs", f"{here}; runs in a fresh one with the variable set (tried)")
-    elif any(check.stops for check in found):  # which is why
+    elif any(check.stops for check in found):  # that is the reason
         yield note("runs", _NOT_RUN)
     else:
         text, fix = _NOT_RUN, copies[0].again
@@ -121,7 +121,7 @@ def checks(host: Program, copies: list[Copy], ran_here: bool) -> Iterator[Check]
 
 
 def _start(host: Program) -> Started | str:
-    """A fresh interpreter, or why there is none."""
+    """A fresh interpreter, or why it cannot be started."""
     try:
         done = subprocess.run(
             [host.python, *host.options, "-c", _PROBE],
@@ -193,7 +193,7 @@ def _package(started: Started, copies: list[Copy]) -> Iterator[Check]:
 
 def copies() -> list[Copy]:
     """Every installation that this interpreter can see, in the order of ``sys.path``."""
-    # Python started with -s, -I or -S has not all site folders on sys.path.
+    # With -s, -I or -S, Python does not have all site folders on sys.path.
     path = list(dict.fromkeys([*sys.path, *map(str, site_folders())]))
     found: dict[tuple[Path, str], Copy] = {}
     for distribution in metadata.distributions(name=DISTRIBUTION, path=path):
@@ -203,7 +203,7 @@ def copies() -> list[Copy]:
 
 
 def site_folders() -> list[Path]:
-    """The folders whose .pth files this interpreter reads, or would without -s, -I and -S."""
+    """The folders whose .pth files this interpreter reads, or would read without -s, -I and -S."""
     folders = [Path(folder).resolve() for folder in site.getsitepackages()]
     if sys.prefix == sys.base_prefix or site.ENABLE_USER_SITE:
         folders.append(user_folder())

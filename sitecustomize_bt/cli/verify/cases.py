@@ -1,4 +1,4 @@
-"""What one model is run on: generated prompts, texts or pictures, the same each time."""
+"""The inputs for one model: generated prompts, texts or pictures, the same each time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Case:
 
 
 def cases(saved: SavedModel) -> list[Case]:
-    """What ``saved`` is to be run on; reads its config and no weights."""
+    """The inputs to run ``saved`` on; reads its config and no weights."""
     cls = saved_models.class_of(saved)
     torch.manual_seed(0)
     try:
@@ -41,12 +41,12 @@ def cases(saved: SavedModel) -> list[Case]:
 def _prompts(config: Any) -> Iterator[Case]:
     """Prompts padded to one length, as FramePack's are."""
     length = min(PADDED, inputs.longest(config))
-    # A shorter model gets the same shares.
+    # A model with fewer tokens gets the same proportions.
     real = [max(1, number * length // PADDED) for number in _REAL]
     _, least, few, some, _ = real
     rows = {f"{number} of {length}": [(0, number)] for number in sorted(set(real))}
     rows[f"{some} of {length}, left"] = [(length - some, length)]
-    # Two rows that leave columns to both, and two of which one fills them all.
+    # Two rows that leave columns empty in both, and two of which one fills them all.
     for one, other in ((few, some), (least, length)):
         rows[f"{one} and {other} of {length}"] = [(0, one), (0, other)]
     for name, spans in rows.items():
@@ -74,7 +74,7 @@ def _pictures(config: Any) -> Iterator[Case]:
 
 def _pairs(config: Any) -> Iterator[Case]:
     longest = inputs.longest(config)
-    # Not one of each: a single logit may be near zero, and its relative error anything.
+    # Not one pair: a single logit may be near zero, and then its relative error is meaningless.
     for batch, length in ((2, min(_TOKENS[1], longest)), (3, longest)):
         pairs = {**inputs.texts(config, batch, length), **inputs.pictures(config, batch)}
         yield Case(f"{batch} pairs of {length}", pairs)

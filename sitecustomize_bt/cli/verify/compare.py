@@ -1,7 +1,7 @@
 """How far an accelerated model may be from the reference, by dtype.
 
-The rules were measured on 330 random models, all accelerated rightly (CPU, transformers 4.46.2 and
-5.23.0, 9588 outputs). None fails, and in float32 none comes to a tenth of its limit. In half
+The rules come from 330 random models, all accelerated correctly (CPU, transformers 4.46.2 and
+5.23.0, 9588 outputs). None fails, and in float32 none reaches a tenth of its limit. In half
 precision the largest error differs by a factor of two between equally exact models. The ratio of
 root mean squares over all inputs, accelerated to untouched, was at most 1.00 for outputs of 10,000
 numbers and more, 1.21 from 1,000 on, 1.45 from 20 on and 1.93 for fewer.
@@ -28,7 +28,7 @@ _STATES_DIMENSIONS = 3
 
 @dataclass(frozen=True)
 class Rule:
-    """What relative errors pass; ``rounding`` is 0 where root mean squares are not compared."""
+    """Which relative errors pass; ``rounding`` is 0 if root mean squares are not compared."""
 
     factor: float
     floor: float
@@ -40,16 +40,16 @@ class Rule:
         rounding = torch.finfo(dtype).eps / 2
         if dtype == torch.float32:
             return cls(0.0, 2e-5)
-        if not exact_reference:  # the errors of both models, and nobody can say whose they are
+        if not exact_reference:  # both models have errors, and they cannot be told apart
             return cls(0.0, 32 * rounding)
         return cls(2.0, 4 * rounding, rounding)
 
     def largest(self, untouched: float) -> float:
-        """What passes for one input; ``untouched``: over all inputs."""
+        """The limit for one input; ``untouched``: the largest error over all inputs."""
         return self.factor * untouched + self.floor
 
     def mean(self, untouched: float, count: int) -> float:
-        """What passes over all inputs, for an output of ``count`` numbers."""
+        """The limit over all inputs, for an output of ``count`` numbers."""
         # A root mean square of n numbers deviates by about 1/sqrt(n).
         return (_MEAN + 4 / math.sqrt(count)) * untouched + 0.1 * self.rounding
 
@@ -70,7 +70,7 @@ def floats(output: Any) -> Iterator[tuple[str, torch.Tensor]]:
             continue
         if isinstance(value, tuple):
             yield from floats({f"{name}[{i}]": part for i, part in enumerate(value)})
-        elif hasattr(value, "items"):  # a model of two parts holds their outputs
+        elif hasattr(value, "items"):  # a model of two parts returns the output of each
             yield from ((f"{name}.{inner}", part) for inner, part in floats(value))
         elif value.is_floating_point():
             yield name, value.detach().cpu()
@@ -78,7 +78,7 @@ def floats(output: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 @dataclass(frozen=True)
 class Run:
-    """What three models gave for one case. ``trimmed``: whether the padding skip acted."""
+    """The outputs of three models for one case. ``trimmed``: whether the padding skip acted."""
 
     case: Case
     reference: Tensors
@@ -87,7 +87,7 @@ class Run:
     trimmed: bool
 
     def problems(self) -> Iterator[str]:
-        """What is wrong beside the numbers, a sentence each."""
+        """What is wrong besides the numbers, a sentence each."""
         for name, tensor in self.accelerated.items():
             if self.trimmed and self._rows(tensor, 0).count_nonzero():
                 yield (
@@ -100,15 +100,15 @@ class Run:
                 yield f"{self.case.name}: {name} is {now}, untouched {was}"
 
     def kept(self, name: str) -> list[torch.Tensor]:
-        """The three outputs ``name`` where the mask keeps them; none if they cannot be compared."""
+        """The three outputs ``name`` where the mask keeps them; empty if not comparable."""
         three = [one.get(name) for one in (self.reference, self.untouched, self.accelerated)]
         found = [tensor for tensor in three if tensor is not None and tensor.numel()]
         if len(found) < len(three) or len({tensor.shape for tensor in found}) > 1:
-            return []  # one of the problems
+            return []  # ``problems`` says so
         return [self._rows(tensor, 1).double() for tensor in found]
 
     def _rows(self, tensor: torch.Tensor, mask: int) -> torch.Tensor:
-        """The positions at which the mask is ``mask``; what has no positions is kept as a whole."""
+        """The positions where the mask is ``mask``; a tensor without positions is kept whole."""
         masks = self.case.inputs.get("attention_mask")
         if masks is not None and tensor.dim() == _STATES_DIMENSIONS:
             return tensor[masks == mask]
@@ -135,11 +135,11 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether the accelerated model's error is allowed; not so where it is not a number."""
+        """Whether the accelerated model's error is allowed; False if it is not a number."""
         return self.accelerated_relative <= self.allowed_relative
 
     def as_data(self) -> dict[str, Any]:
-        """As JSON, which has no NaN and no infinity: null in their place."""
+        """As JSON, with null in place of NaN and infinity."""
         values = {
             name: None if isinstance(one, float) and not math.isfinite(one) else one
             for name, one in vars(self).items()
@@ -148,7 +148,7 @@ class Comparison:
 
 
 def compare(runs: list[Run], rule: Rule) -> list[Comparison]:
-    """One for each output and input; of several states the one that comes nearest to failing."""
+    """A comparison for each output and input; of several states, the one nearest to failing."""
     worst: dict[tuple[str, str], Comparison] = {}
     for output in dict.fromkeys(name for run in runs for name in run.reference):
         three = {run.case.name: kept for run in runs if (kept := run.kept(output))}
@@ -175,7 +175,7 @@ def _badness(one: Comparison) -> tuple[bool, float]:
 
 
 def _errors(three: list[torch.Tensor], mean: bool = False) -> tuple[float, float, float, float]:
-    """Absolute and relative, untouched and accelerated: the largest, or the root mean square."""
+    """Absolute and relative error of untouched and accelerated: the largest, or the RMS."""
 
     def size(tensor: torch.Tensor) -> float:
         return float(tensor.square().mean().sqrt() if mean else tensor.abs().max())

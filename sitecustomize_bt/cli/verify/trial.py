@@ -27,7 +27,7 @@ from .compare import Rule, Run
 _EXACT = "float32"
 
 Step = Callable[[str], None]  # called with the name of each part as it begins
-Places = dict[str, int]  # the bytes that are free in each, as far as that can be told
+Places = dict[str, int]  # the free bytes in each, where they are known
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,17 @@ class Trial:
 
     @property
     def rule(self) -> Rule:
-        """What passes."""
+        """The rule for what passes."""
         return Rule.of(getattr(torch, self.dtype), exact_reference=self.reference == _EXACT)
 
     @property
     def steps(self) -> int:
-        """How often ``check`` says that something begins, at most."""
+        """How often ``check`` reports a start, at most."""
         return (1 + len({self.dtype, self.reference})) * (1 + len(self.cases))
 
 
 def free(device: str, limit: int | None) -> Places:
-    """Where a model for ``device`` has to fit, main memory included; at most ``limit`` each."""
+    """Free bytes where a model for ``device`` must fit, main memory too; at most ``limit`` each."""
     places = {} if limit is None else {"main memory": limit}
     with contextlib.suppress(ImportError):
         import psutil
@@ -66,7 +66,7 @@ def free(device: str, limit: int | None) -> Places:
 
 
 def needed(weights_bytes: int) -> int:
-    """What a model takes, roughly: weights, activations, kept outputs and the loading itself."""
+    """Roughly what a model takes: weights, activations, kept outputs and the loading itself."""
     return int(weights_bytes * 1.2)
 
 
@@ -76,7 +76,7 @@ def shown(size: float) -> str:
 
 
 def plan(saved: SavedModel, dtype: str, device: str, places: Places) -> Trial:
-    """What fits into ``places``; raises FailedError if not even one model in ``dtype`` does."""
+    """The trial that fits into ``places``; raises FailedError if no model in ``dtype`` does."""
 
     def shortage(dtype: str) -> str:
         need = needed(saved.bytes_as(dtype))
@@ -95,9 +95,9 @@ def plan(saved: SavedModel, dtype: str, device: str, places: Places) -> Trial:
 
 
 def check(trial: Trial, settings: Settings, step: Step) -> dict[str, Any]:
-    """Load, run and compare; what came of it, as in the JSON of ``verify.run``.
+    """Load, run and compare; returns the model's part of the JSON of ``verify.run``.
 
-    The accelerated model comes first, and one at a time is in memory.
+    The accelerated model runs first. Only one model at a time is in memory.
     """
     saved, dtypes = trial.saved, dict.fromkeys((trial.dtype, trial.reference))
     hook, accelerated, trimmed = _accelerated(trial, settings, step)
@@ -119,7 +119,7 @@ def check(trial: Trial, settings: Settings, step: Step) -> dict[str, Any]:
         "saved_dtype": saved.dtype,
         "reference_dtype": trial.reference,
         "note": trial.note,
-        # Whether something was compared, and nothing is wrong.
+        # Something was compared, and nothing is wrong.
         "passed": bool(outputs) and all(one["passed"] for one in outputs) and not problems,
         "rule": str(trial.rule),
         **hook,
@@ -132,7 +132,7 @@ def _accelerated(
     trial: Trial, settings: Settings, step: Step
 ) -> tuple[dict[str, Any], list[Tensors], list[bool]]:
     """What the hook did, what the model gave, and for which cases padding was skipped."""
-    # The hook leaves alone what the saved config asks for.
+    # Ask as the hook would: it respects what the saved config asks for.
     cls = saved_models.class_of(trial.saved)
     call = Load(cls, (str(trial.saved.path),), {}, settings)
     asked, what = call.kwargs.get("attn_implementation"), "accelerated"
@@ -162,7 +162,7 @@ def _load(trial: Trial, attention: str | None, dtype: str, what: str, step: Step
 
 
 def _run(model: Any, trial: Trial, what: str, step: Step) -> Iterator[Tensors]:
-    """What ``model`` gives for each case."""
+    """The outputs of ``model`` for each case."""
     for case in trial.cases:
         step(f"{trial.saved.row.name}: {what}, {case.name}")
         try:
