@@ -97,7 +97,7 @@ def functions_looked_up(config: Any) -> list[Any]:
 
 
 def masks_are_bool() -> bool:
-    """Whether a four-dimensional mask for SDPA may be bool: 4.5x on CUDA refuses it."""
+    """Whether a four-dimensional mask for SDPA may be bool: before 4.53 CUDA refuses it."""
     return "transformers.masking_utils" in sys.modules  # from 4.53
 
 

@@ -90,7 +90,7 @@ class Folder:
         data = safetensors.torch.save(tensors)
         if len(data) > self.limit:
             return False
-        self._make_room(len(data))
+        self._make_room(key, len(data))
         now = time.time()
         about = {
             **about,
@@ -160,10 +160,12 @@ class Folder:
                 found.append(key)
         return found
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self, new: str, size: int) -> None:
         self._sweep()
         # Read each time, because other models and processes write here too.
-        found = sorted((used, key, held) for key, (used, held) in self._sizes().items())
+        sizes = self._sizes()
+        sizes.pop(new, None)  # it is replaced
+        found = sorted((used, key, held) for key, (used, held) in sizes.items())
         total = sum(held for _, _, held in found)
         for _, key, held in found:
             if total + size <= self.limit:
@@ -181,12 +183,13 @@ class Folder:
         return found
 
     def _sweep(self) -> None:
-        """Remove what killed processes have left: unfinished files, and tensors without JSON."""
+        """Remove what killed processes have left: unfinished files, one file without the other."""
         now, names = time.time(), set(os.listdir(self.path))
         for name in names:
             key, ending = os.path.splitext(name)
             is_part = ending == _PART and _KEY.fullmatch(name[1:].partition(".")[0])
-            is_alone = ending == _DATA and _KEY.fullmatch(key) and key + _ABOUT not in names
+            other = {_DATA: _ABOUT, _ABOUT: _DATA}.get(ending)
+            is_alone = other and _KEY.fullmatch(key) and key + other not in names
             if is_part or is_alone:
                 path = os.path.join(self.path, name)
                 with contextlib.suppress(OSError):

@@ -203,8 +203,10 @@ def _about(model: torch.nn.Module) -> tuple[str, ...]:
 
 
 def _kind(device: str) -> str:
-    """The kind of device: another card of the same kind gives the same numbers."""
+    """The kind of device: another one of the same kind gives the same numbers."""
     name = device.partition(":")[0]
+    if name == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
     return f"cuda {torch.cuda.get_device_name(device)}" if name == "cuda" else name
 
 

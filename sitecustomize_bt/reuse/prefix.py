@@ -25,7 +25,6 @@ from .rows import columns_of, hashed, longest, rows_of
 # How many known prompts are searched, the latest first.
 _LOOKED_AT = 32
 
-_COLUMN = 16  # bytes of a token and its position: two int64
 _DIMENSIONS = 2  # of positions: batch and columns
 
 

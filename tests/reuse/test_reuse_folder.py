@@ -304,6 +304,28 @@ def test_the_least_recently_used_goes_first(
     assert set(left) != set(both)
 
 
+def test_one_file_without_the_other_goes_in_time(restarts: Restarts) -> None:
+    """As processes leave them that were killed, or that counted a use of what another dropped."""
+    encode(restarts.load())
+    [key] = restarts.entries()
+    alone = [f"{'a' * len(key)}.json", f"{'b' * len(key)}.safetensors"]
+    for name in (*alone, f"{'c' * len(key)}.json"):
+        (restarts.kept / name).write_text("{}")
+    for name in (*alone, f"{key}.json", f"{key}.safetensors"):
+        os.utime(restarts.kept / name, (1, 1))
+    encode(restarts.load(), TOKENS + 1)
+    assert f"{'c' * len(key)}.json" in restarts.names()
+    assert f"{key}.json" in restarts.names()
+    assert not set(alone) & set(restarts.names())
+
+
+def test_what_is_replaced_needs_no_room(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path), 20_000)
+    for key in ("a" * 40, "b" * 40, "b" * 40):
+        assert folder.write(key, {}, {"0": torch.ones(2000)})
+    assert sorted(folder.keys()) == ["a" * 40, "b" * 40]
+
+
 def test_what_else_is_in_the_folder_is_left_alone(restarts: Restarts) -> None:
     """A user may name a folder that has other things in it, a model's among them."""
     shutil.copytree(restarts.checkpoint, restarts.kept)
