@@ -43,11 +43,13 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--widths", choices=("true", "reduced"), default="true")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     count_accelerates()
     dtype = getattr(torch, options.dtype)
-    widths = row_named("LlamaModel").sizes.true
+    sizes = row_named("LlamaModel").sizes
+    widths = sizes.true if options.widths == "true" else sizes.reduced
     config = transformers.LlamaConfig(**{**widths, "num_hidden_layers": options.layers})
     print(report.where(report.surroundings(options.device)))
     heads = f"{'untouched MB':>14}{'kept MB':>10}{'untouched ms':>14}{'kept ms':>10}"

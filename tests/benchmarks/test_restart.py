@@ -1,4 +1,4 @@
-"""restart.py on reduced widths, and what a known prompt reads of weights that are large."""
+"""restart.py and writing.py on reduced widths, and what a known prompt reads of large weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import readme
 import restart
 import torch
 import transformers
+import writing
 from packaging.version import Version
 
 from sitecustomize_bt.startup.settings import ENABLE, REUSE_DIR
@@ -40,6 +41,16 @@ def test_it_prints_its_table() -> None:
     read = dict(re.findall(r"^\| ([a-z ]+) \|.*\| ([\d.]+) MB \| [\d.]+% ", done.stdout, re.M))
     assert list(read) == ["untouched", "a miss", "known"]
     assert float(read["known"]) < float(read["untouched"])
+
+
+def test_what_a_forward_waits_for_while_an_entry_is_written() -> None:
+    assert "python tests/benchmarks/writing.py" in readme.FIGURES.read_text(encoding="utf-8")
+    small = ["--turns", "2", "--megabytes", "1", "--widths", "reduced"]
+    done = subprocess.run(
+        [sys.executable, writing.__file__, *small], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("2 entries of 1 MB")
+    assert re.search(r"^waits +-?[\d.]+ ms", done.stdout, re.M)
 
 
 def test_a_known_prompt_reads_two_in_a_hundred_bytes_at_most(tmp_path: Path) -> None:

@@ -195,9 +195,9 @@ _HOST_FAULTS = {
     ),
     "Ctrl-C in the middle of a load": Fault(
         BANNER,
-        after="import os, signal\n"
+        after="import signal\n"
         "class Mine(LlamaModel):\n"
-        "    def __init__(self, config): os.kill(os.getpid(), signal.SIGINT)\n"
+        "    def __init__(self, config): signal.raise_signal(signal.SIGINT)\n"
         "try: Mine.from_pretrained(sys.path[0])\n"
         "except KeyboardInterrupt: print('interrupted')\n"
         "print(LlamaModel.from_pretrained(sys.path[0])([5]))",
@@ -205,9 +205,9 @@ _HOST_FAULTS = {
     "killed in the middle of a load": Fault(
         BANNER,
         status=-15,
-        after="import os, signal\n"
+        after="import signal\n"
         "class Mine(LlamaModel):\n"
-        "    def __init__(self, config): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    def __init__(self, config): signal.raise_signal(signal.SIGTERM)\n"
         "sys.stdout.flush(); Mine.from_pretrained(sys.path[0])",
     ),
     "a timeout in the middle of a load": Fault(

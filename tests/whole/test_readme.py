@@ -175,7 +175,8 @@ def test_offload_benchmark_runs() -> None:
     """As the README names it, but for what takes minutes."""
     path = ROOT / "tests" / "benchmarks" / "offload.py"
     assert "tests/benchmarks/offload.py" in readme.FIGURES.read_text(encoding="utf-8")
-    command = [sys.executable, str(path), "--turns", "1", "--layers", "1"]
+    small = ["--turns", "1", "--layers", "1", "--widths", "reduced"]
+    command = [sys.executable, str(path), *small]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) >= 8
 
