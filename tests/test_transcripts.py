@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import transcripts
-from conftest import ROOT
 
 from sitecustomize_bt.cli.main import COMMANDS, main
 from sitecustomize_bt.reuse.disk import Folder
@@ -72,18 +71,6 @@ def test_doctor_looks_at_what_is_shown(printed: dict[str, str]) -> None:
 def test_all_but_figures_is_as_shown(printed: dict[str, str], name: str) -> None:
     for command, shown in of(name):
         assert words(printed[command]) == words(shown)
-
-
-def test_the_picture_is_made_by_the_command_shown() -> None:
-    commands = [command for command, _ in of("bench")]
-    assert f"sitecustomize-bt bench --plot {transcripts.PICTURE}" in commands
-    assert re.search(rf'[("]{transcripts.PICTURE.name}[)"]', PAGE)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    # As Markdown has it, or in a <picture> beside the dark one.
-    assert re.search(rf'[("]{transcripts.PICTURE}[)"]', readme)
-    assert f"({transcripts.PAGE.relative_to(ROOT)})" in readme
-    for picture in (transcripts.PICTURE, transcripts.DARK):
-        assert (ROOT / picture).read_bytes().startswith(b"\x89PNG")
 
 
 # What --json prints

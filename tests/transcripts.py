@@ -1,6 +1,6 @@
 """Run what examples/TRANSCRIPTS.md shows, and write down what it prints.
 
-``python tests/transcripts.py`` regenerates the page and its picture, light and dark. Every line of
+``python tests/transcripts.py`` regenerates the page. Every line of
 a ``console`` block that begins with ``$`` is run, in one folder, with this Python's environment;
 what follows it is replaced by its stdout. What ``--json`` prints is told by the code's own
 docstrings, and ``python tests/transcripts.py --shapes`` copies no more than those.
@@ -18,14 +18,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from sitecustomize_bt.cli.bench.plot import dark
 from sitecustomize_bt.cli.main import COMMANDS
 from sitecustomize_bt.report import file as report_file
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "examples" / "TRANSCRIPTS.md"
-PICTURE = Path("examples") / "bench.png"
-DARK = dark(PICTURE)
 
 _BLOCK = re.compile(r"```console\n(.*?)```\n", re.DOTALL)
 _SHAPES = re.compile(r"(<!-- shapes -->\n).*?(<!-- end -->\n)", re.DOTALL)
@@ -104,8 +101,6 @@ def main() -> None:
         folder = folder_for(Path(parent))
         text = regenerated(PAGE.read_text(encoding="utf-8"), folder)
         PAGE.write_text(text, encoding="utf-8")
-        for picture in (PICTURE, DARK):
-            shutil.copy(folder / picture, ROOT / picture)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,6 @@ class Decision:
     padding: Outcome  # whether columns that are padding for the whole batch are not computed
     reuse: Outcome  # whether what was computed once is not computed again
     running: str = ""  # the attention implementation found on the model itself
-    previous: str = ""  # the one in force before, or that would be without us
     optimum: str = ""  # why optimum's BetterTransformer is not used, as a line; empty without
 
     @property
@@ -226,7 +225,6 @@ def decide(settings: Settings, facts: Facts) -> Decision:
         padding=padding,
         reuse=reuse,
         running=facts.running,
-        previous=facts.default if facts.nobody_asked else facts.running,
         optimum=facts.optimum,
     )
 

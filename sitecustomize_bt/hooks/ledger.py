@@ -53,27 +53,20 @@ class Ledger:
 
         Does nothing if the attribute is replaced already, even if somebody has wrapped it since, or
         if another thread has just undone everything.
+
+        What a module defines is also replaced wherever another module has bound it, as ``from
+        accelerate import dispatch_model`` does. ``undo`` also restores such aliases that were made
+        while ours was in place.
         """
         with self._lock:
-            if self._is_free(owner, name):
-                self._set(owner, name, make())
-
-    def replace_everywhere(self, owner: ModuleType, name: str, make: Callable[[], object]) -> None:
-        """``replace``, also wherever a module has bound the object under a name of its own.
-
-        ``from accelerate import dispatch_model`` makes such an alias. ``undo`` also restores
-        aliases that were made while ours was in place.
-        """
-        with self._lock:
-            if self._is_free(owner, name):
-                before, value = vars(owner)[name], make()
-                self._set(owner, name, value)
+            held = any(patch.owner is owner and patch.name == name for patch in self._patches)
+            if held or not self.active:
+                return
+            before, value = vars(owner).get(name), make()
+            self._set(owner, name, value)
+            if isinstance(owner, ModuleType):
                 for module, alias in _aliases(before):
                     self._set(module, alias, value)
-
-    def _is_free(self, owner: Any, name: str) -> bool:
-        held = any(patch.owner is owner and patch.name == name for patch in self._patches)
-        return self.active and not held
 
     def _set(self, owner: Any, name: str, value: object) -> None:
         before = vars(owner).get(name, _MISSING)

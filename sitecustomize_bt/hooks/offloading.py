@@ -95,10 +95,7 @@ def _guard(module: ModuleType, row: Offloader) -> None:
     def make() -> Wrapper:
         return Wrapper(vars(owner)[name], guarded)
 
-    if owner is module:
-        ledger.replace_everywhere(module, name, make)
-    else:
-        ledger.replace(owner, name, make)
+    ledger.replace(owner, name, make)
 
 
 def _release(row: Offloader, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

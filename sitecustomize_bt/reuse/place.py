@@ -35,6 +35,7 @@ from .written import CannotWriteError, as_data, entry_of
 
 # How many entries may wait to be written; further ones are not written.
 _WAITING = 8
+_NICEST = 19  # a forward may use all cores, and goes first
 _PATIENCE = 30  # seconds to wait for the writer at exit
 
 # How many of the folder's entries are searched for a common prefix, the last used first.
@@ -249,6 +250,9 @@ def _later(job: Any, *args: Any) -> None:
 
 
 def _work() -> None:
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICEST)
     while True:
         work = _jobs.get()
         if work is None:

@@ -10,11 +10,13 @@ import torch
 from ..compat.transformers import output_class
 from ..padding.window import Window
 from . import entry as entries
+from .disk import DTYPES
 from .entry import Entry, Held, Instance, Prompt
 
 # The only functions that a file may name to build an object.
 _MAKERS = {make.__name__: make for make in entries.MAKERS}
 _DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+_WRITABLE = frozenset(f"torch.{name}" for name in DTYPES.values())
 
 
 class CannotWriteError(Exception):
@@ -74,6 +76,9 @@ class _Writer:
         if value is None or type(value) in (bool, int, float, str):
             return value
         if type(value) is Held:
+            dtype = str(value.host.dtype)
+            if dtype not in _WRITABLE:
+                raise CannotWriteError(dtype)
             name = self._names.setdefault(id(value), str(len(self._names)))
             # safetensors only stores contiguous tensors.
             self.tensors[name] = value.host.contiguous()

@@ -45,7 +45,7 @@ IMPORTED = {
     "json",  # a model's config is read with it, and the report written
     "logging",  # optimum's is hushed
     *("bisect", "heapq", "queue", "re"),
-    *("hashlib", "safetensors"),  # what is kept in a folder: its keys and checksums, its tensors
+    *("hashlib", "zlib", "safetensors"),  # what is kept in a folder: keys, checksums, tensors
     *("torch", "wrapt", "packaging", "huggingface_hub", "optimum"),
 }
 
