@@ -35,7 +35,8 @@ from .written import CannotWriteError, as_data, entry_of
 
 # How many entries may wait to be written; further ones are not written.
 _WAITING = 8
-_NICEST = 19  # a forward may use all cores, and goes first
+# A forward may use all cores, and goes first. At 19 a busy machine would hold up the exit.
+_NICE = 10
 _PATIENCE = 30  # seconds to wait for the writer at exit
 
 # How many of the folder's entries are searched for a common prefix, the last used first.
@@ -252,7 +253,7 @@ def _later(job: Any, *args: Any) -> None:
 def _work() -> None:
     if sys.platform == "linux":  # where a thread has a priority of its own
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICEST)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
     while True:
         work = _jobs.get()
         if work is None:
