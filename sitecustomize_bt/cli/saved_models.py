@@ -64,7 +64,9 @@ def find(folder: Path, class_name: str | None = None) -> list[SavedModel]:
         wanted = class_name or f"a supported class ({_SUPPORTED})"
         raise WrongUseError(f"{folder} has no part of {wanted}, only {', '.join(others)}")
     if not found:
-        raise WrongUseError(f"{folder} is no saved model: it has no config.json")
+        raise WrongUseError(
+            f"{folder} is no saved model: it has no config.json, and no folder in it has one"
+        )
     return found
 
 

@@ -55,6 +55,7 @@ plain_call: Callable[[torch.nn.Module], Callable[..., Any]] = operator.attrgette
 
 # Where a module keeps its parts, tensors and hooks, in its namespace.
 PARTS, PARAMETERS, BUFFERS = "_modules", "_parameters", "_buffers"
+NOT_SAVED = "_non_persistent_buffers_set"  # the names of buffers that no checkpoint has
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 # How often a tensor was changed in place, by torch's own count.

@@ -55,7 +55,11 @@ class Narrator:
                 if decision.reason is Reason.MEMORY_V2:
                     self._once(MEMORY_V2, "warning")
                 if decision.reuses:
-                    self._once(REUSE.format(settings.reuse / SIZE_UNITS["mb"]))
+                    line = REUSE.format(settings.reuse / SIZE_UNITS["mb"])
+                    if settings.reuse_dir:
+                        disk = settings.reuse_disk / SIZE_UNITS["gb"]
+                        line += f", and up to {disk:g} GB in {settings.reuse_dir}"
+                    self._once(line)
                 if decision.optimum:
                     self._once(decision.optimum)
                 level = "warning" if decision.reason in _WARNED else "info"

@@ -75,10 +75,15 @@ class Place:
         self._prompts: list[Written] | None = None
         self._folder, self._origin = folder, origin
         self._names = {"model_class": type(model).__name__, "label": label}
-        self._model = _digest((__version__, origin.digest, state.digest, *_about(model)))
+        self._about = (__version__, origin.digest, *_about(model))
+        self.follow(state)
+
+    def follow(self, state: ModelState) -> None:
+        """Go on under other keys, of the model as it is in ``state``."""
+        self._model = _digest((state.digest, *self._about))
 
     def leave(self, why: str) -> None:
-        """Give up the place for good; ``why`` says the reason."""
+        """Give up the place for good; ``why`` says the reason, and nothing happens without one."""
         self.why_not = self.why_not or why
 
     def key(self, devices: tuple[str, ...], what: Hashable) -> str:

@@ -137,13 +137,21 @@ class ExactRepeat(Stage):
         """The model's state now; drops what is kept if the change may change outputs."""
         if self._state is None or not self._state.same(call.owns, call.stack.looks):
             now = ModelState(call.parts, call.owns, call.stack.looks)
-            if self._state is None or not self._state.is_followed_by(now):
-                self._drop("it has changed since it was loaded")
+            before = self._state
+            if before is None or not before.is_followed_by(now):
+                self._drop(self._why_off_the_folder(before, now))
             self._state = now
         return self._state
 
+    def _why_off_the_folder(self, before: ModelState | None, now: ModelState) -> str:
+        """Empty where all that has changed is known in full, and makes another key."""
+        if self._place is None or before is None or not before.differs_in_computed(now):
+            return "it has changed since it was loaded"
+        self._place.follow(now)
+        return ""
+
     def _drop(self, why: str) -> None:
-        """Keep nothing more of the model, because it may have changed."""
+        """Keep nothing more of the model, because it may have changed; ``why`` as in ``leave``."""
         if self._clear(why):
             self._tally.add(dropped=1)
 

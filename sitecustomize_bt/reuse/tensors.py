@@ -20,6 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from ..compat import accelerate
 from ..compat.torch import (
     BUFFERS,
+    NOT_SAVED,
     PARAMETERS,
     inner_tensors,
     is_wrapper,
@@ -43,7 +44,10 @@ class UnwatchableError(Exception):
 
 @dataclass(frozen=True)
 class _Seen:
-    """One tensor. ``content``: its bytes if ``is_small``, otherwise those of a sample."""
+    """One tensor. ``content``: its bytes if ``is_small``, otherwise those of a sample.
+
+    ``is_computed``: whether it is a small buffer that no checkpoint has.
+    """
 
     identity: int
     version: int
@@ -51,6 +55,7 @@ class _Seen:
     address: int
     storage: StorageWeakRef
     is_small: bool
+    is_computed: bool
     content: bytes
 
     def is_followed_by(self, now: _Seen) -> bool:
@@ -89,7 +94,8 @@ class Tensors:
         whole = self._whole(owns)
         self._wrappers = [index for index, tensor in enumerate(whole) if is_wrapper(tensor)]
         tensors = self._now(owns)
-        self._seen = [_look(tensor) for tensor in tensors]
+        computed = {id(own[BUFFERS].get(name)) for own in owns for name in own[NOT_SAVED]}
+        self._seen = [_look(tensor, id(tensor) in computed) for tensor in tensors]
         self._identities = [seen.identity for seen in self._seen]
         self._versions = [seen.version for seen in self._seen]
         self._addresses = [seen.address for seen in self._seen]
@@ -119,6 +125,20 @@ class Tensors:
             return True
         # Weights offloaded to host memory keep their memory, but may get new tensors.
         return self._memory is not None and self._memory == now._memory
+
+    def differ_in_computed(self, now: Tensors) -> bool:
+        """Whether ``now`` has the same tensors but for small buffers that no checkpoint has.
+
+        ``.to(dtype)``, as FramePack calls it, casts LLaMA's rotary frequencies and nothing else.
+        """
+        return (
+            self._files == now._files
+            and len(self._seen) == len(now._seen)
+            and all(
+                old.is_followed_by(new) or (old.is_computed and new.is_computed)
+                for old, new in zip(self._seen, now._seen, strict=True)
+            )
+        )
 
     def seen(self) -> list[tuple[Any, ...]]:
         """Form and sample of each tensor, which are the same for two loads of one checkpoint."""
@@ -183,7 +203,7 @@ def _is_there(tensor: Any) -> bool:
     return tensor is not None and not tensor.is_meta
 
 
-def _look(tensor: torch.Tensor) -> _Seen:
+def _look(tensor: torch.Tensor, is_not_saved: bool) -> _Seen:
     if tensor.is_meta:
         raise UnwatchableError("a weight is on the meta device, and nobody says where it is")
     try:
@@ -194,6 +214,7 @@ def _look(tensor: torch.Tensor) -> _Seen:
             address=tensor.data_ptr(),
             storage=StorageWeakRef(tensor.untyped_storage()),
             is_small=tensor.numel() <= _SMALL,
+            is_computed=is_not_saved and tensor.numel() <= _SMALL,
             content=_content(tensor),
         )
     except (RuntimeError, NotImplementedError) as error:  # for example, made under inference_mode

@@ -12,6 +12,7 @@ Changes through ``.data``, numpy or another alias of a weight's memory may go un
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -78,13 +79,20 @@ class ModelState:
 
     def is_followed_by(self, now: ModelState) -> bool:
         """Whether the changes between this state and ``now`` change no output."""
+        return self._is_like(now, Tensors.are_followed_by)
+
+    def differs_in_computed(self, now: ModelState) -> bool:
+        """Whether ``now`` differs in small buffers that no checkpoint has, all in ``digest``."""
+        return self._is_like(now, Tensors.differ_in_computed)
+
+    def _is_like(self, now: ModelState, alike: Callable[[Tensors, Tensors], bool]) -> bool:
         try:
             return (
                 self._tensors is not None
                 and now._tensors is not None
                 and self._types == now._types
                 and self._attributes.are_followed_by(now._attributes)
-                and self._tensors.are_followed_by(now._tensors)
+                and alike(self._tensors, now._tensors)
             )
         except Exception as error:
             pass_on(error)

@@ -27,6 +27,8 @@ REUSE = "FRAMEPACK_BETTERTRANSFORMER_REUSE"
 REUSE_DIR = "FRAMEPACK_BETTERTRANSFORMER_REUSE_DIR"
 REUSE_DISK = "FRAMEPACK_BETTERTRANSFORMER_REUSE_DISK"
 
+_VARIABLES = (LOG, BACKENDS, FORCE, PADDING, OFFLOAD, REPORT, REUSE, REUSE_DIR, REUSE_DISK)
+
 DISABLE_FLAG = "--disable-bettertransformer"
 FAST_START_FLAG = "--fast-start"
 MEMORY_V2_FLAG = "--use-memory-v2"
@@ -124,12 +126,12 @@ def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -
         found.mode = unset
 
     found.rank = _rank(environ)
-    found.report = environ.get(REPORT, "").strip()
+    found.report = os.path.expanduser(environ.get(REPORT, "").strip())
     found.log = _one_of(environ, LOG, LOG_LEVELS, "warning" if found.rank else "info", warnings)
     found.offload = _one_of(environ, OFFLOAD, OFFLOAD_POLICIES, "skip", warnings)
     padding = _one_of(environ, PADDING, (*ON_WORDS, *OFF_WORDS, ALL), "1", warnings)
     found.padding, found.all_padding = padding not in OFF_WORDS, padding == ALL
-    found.reuse_dir = environ.get(REUSE_DIR, "").strip()
+    found.reuse_dir = os.path.expanduser(environ.get(REUSE_DIR, "").strip())
     found.reuse = _reuse(environ, REUSE_BYTES if found.reuse_dir else 0, warnings)
     if not found.reuse:
         found.reuse_dir = ""
@@ -145,6 +147,9 @@ def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -
             accepted = "a comma-separated list of " + "/".join(BACKEND_NAMES)
             warnings.append(_not_understood(BACKENDS, backends, accepted, "ignoring it"))
 
+    for name in environ:
+        if name.startswith("FRAMEPACK_BETTERTRANSFORMER_") and name not in _VARIABLES:
+            warnings.append(f"{ascii(name)[1:-1]}: there is no such variable")
     # If the hook is off for another reason, its other variables do not matter.
     if found.mode != "off" or word not in (*OFF_WORDS, ""):
         found.warnings = tuple(warnings)

@@ -44,6 +44,8 @@ prompt, text, picture = [
     getattr(transformers, name).from_pretrained(f"{sys.argv[1]}/{name}", dtype=torch.bfloat16)
     for name in ("LlamaModel", "CLIPTextModel", "SiglipVisionModel")
 ]
+for model in (prompt, text, picture):
+    model.to(dtype=torch.bfloat16)  # as FramePack does; it casts buffers that no checkpoint has
 load = time.perf_counter() - start
 tokens = torch.arange(351)[None] % 1000
 mask = (tokens < 140).long()

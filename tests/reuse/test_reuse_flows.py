@@ -34,7 +34,7 @@ ROOT = Path(sys.argv[1])
 PICTURE = numpy.random.default_rng(0).integers(0, 256, (64, 64, 3), numpy.uint8)
 
 def load():
-    return host.load_encoders(ROOT, torch.float32, None)
+    return host.load_encoders(ROOT, torch.float16, None)  # as FramePack, and it casts to that
 
 sums = []
 
@@ -129,21 +129,21 @@ def host(tmp_path: Path) -> Host:
 def test_framepack_with_little_video_memory_starts_again(host: Host) -> None:
     plain = host.run(FRAMEPACK, "a dance", hook=False)
     first = host.run(FRAMEPACK, "a dance")
-    assert first["sums"] == pytest.approx(plain["sums"], rel=1e-5)
+    assert first["sums"] == pytest.approx(plain["sums"], rel=2e-3)
     assert first["fetched"] == plain["fetched"] > 0
     assert host.reused() == [(0, 1)] * 3
     assert any(line.endswith("; encode reuse stays on") for line in host.said)
     assert host.run(FRAMEPACK, "a dance") == {"sums": first["sums"], "fetched": 0}
     assert host.reused() == [(1, 0)] * 3
     other, plain = host.run(FRAMEPACK, "a walk"), host.run(FRAMEPACK, "a walk", hook=False)
-    assert other["sums"] == pytest.approx(plain["sums"], rel=1e-5)
+    assert other["sums"] == pytest.approx(plain["sums"], rel=2e-3)
 
 
 def test_eichi_disposes_of_its_encoders_and_loads_them_again(host: Host) -> None:
     prompts = "a dance+a dance+a walk"
     plain, found = host.run(EICHI, prompts, hook=False), host.run(EICHI, prompts)
     of_each = host.reused()
-    assert found["sums"] == pytest.approx(plain["sums"], rel=1e-5)
+    assert found["sums"] == pytest.approx(plain["sums"], rel=2e-3)
     assert found["sums"][:3] == found["sums"][3:6]
     # The picture is the same, the last prompt and its text are not.
     assert of_each == [(0, 1)] * 3 + [(1, 0)] * 3 + [(0, 1), (0, 1), (1, 0)]

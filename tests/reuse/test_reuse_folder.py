@@ -101,6 +101,28 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def test_a_cast_of_buffers_that_no_checkpoint_has_is_another_key(restarts: Restarts) -> None:
+    """FramePack casts to the dtype that the model has: only rotary frequencies change."""
+    restarts.save(torch_dtype=torch.float16)
+    weights = restarts.load().half()
+    weights.save_pretrained(restarts.checkpoint)
+    plain = encode(restarts.load(torch_dtype=torch.float16))
+    assert len(restarts.entries()) == 1
+    cast = [restarts.load(torch_dtype=torch.float16).to(torch.float16) for _ in range(2)]
+    first = encode(cast[0])
+    assert (counts(cast[0]).from_folder, counts(cast[0]).why_no_folder) == (0, "")
+    assert len(restarts.entries()) == 2
+    assert torch.equal(encode(cast[1]), first)
+    assert counts(cast[1]).from_folder == 1
+    other = restarts.load(torch_dtype=torch.float16)
+    assert torch.equal(encode(other), plain)
+    assert counts(other).from_folder == 1
+    # Back in float32 they are not what they were.
+    other.rotary_emb.inv_freq = other.rotary_emb.inv_freq * 2
+    assert not torch.equal(encode(other), plain)
+    assert counts(other).from_folder == 1
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_changes_a_model_takes_it_off_the_folder(change: str, restarts: Restarts) -> None:
     encode(restarts.load())

@@ -337,3 +337,16 @@ def test_never_raises(environ: dict[str, str], argv: list[str]) -> None:
         assert warning.isprintable()  # one line, and no escape sequence
         assert len(warning) < 600
     repr(found)
+
+
+def test_a_variable_that_there_is_not() -> None:
+    found = settings.read({settings.ENABLE: "1", f"{settings.REUSE_DIR}ECTORY": "x"}, ["demo.py"])
+    assert found.warnings == (f"{settings.REUSE_DIR}ECTORY: there is no such variable",)
+    assert found.reuse_dir == ""
+
+
+def test_a_home_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("USERPROFILE", "/home/somebody")
+    found = settings.read({settings.REUSE_DIR: "~/kept", settings.REPORT: "~/r.json"}, ["demo.py"])
+    assert (found.reuse_dir, found.report) == ("/home/somebody/kept", "/home/somebody/r.json")

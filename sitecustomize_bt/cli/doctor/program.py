@@ -94,7 +94,8 @@ def checks(asked: Settings, value: str) -> Iterator[Check]:
         yield stop("memory_v2", text, "leave that flag out")
     for text in asked.warnings:
         if text not in why_off:
-            fix = f"unset {text.partition('=')[0]}, or give it one of the accepted values"
+            name = re.split("[=:]", text)[0]
+            fix = f"unset {name}, or give it one of the accepted values"
             yield problem("variable", text, fix)
     notes = (
         (not asked.padding, "padding", f"{settings.PADDING} keeps it from being skipped"),
@@ -107,9 +108,14 @@ def checks(asked: Settings, value: str) -> Iterator[Check]:
             bool(asked.reuse_dir),
             "folder",
             f"{settings.REUSE_DIR}: over restarts, up to {asked.reuse_disk / 1e9:g} GB in "
-            f"{asked.reuse_dir}",
+            f"{os.path.abspath(asked.reuse_dir)}",
         ),
-        (asked.reuse, "reuse", f"{settings.REUSE}: what was encoded before is not encoded again"),
+        (
+            asked.reuse,
+            "reuse",
+            f"{settings.REUSE_DIR if asked.reuse_dir else settings.REUSE}: "
+            "what was encoded before is not encoded again",
+        ),
         (
             asked.offload == "keep",
             "offload",
@@ -121,3 +127,18 @@ def checks(asked: Settings, value: str) -> Iterator[Check]:
         (asked.log in ("silent", "warning"), "log", f"{settings.LOG}: what is done is not printed"),
     )
     yield from (note(name, text) for given, name, text in notes if given)
+    for variable, path, made in (
+        (settings.REUSE_DIR, asked.reuse_dir, asked.reuse_dir),
+        (settings.REPORT, asked.report, os.path.dirname(asked.report)),
+    ):
+        if path and not _can_be_written(made or os.curdir):
+            fix = "name a place that this user can write to"
+            yield problem("place", f"{variable}={path} cannot be written to", fix)
+
+
+def _can_be_written(folder: str) -> bool:
+    """Whether ``folder`` is, or can be made, a folder for files of this user."""
+    there = os.path.abspath(folder)
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)

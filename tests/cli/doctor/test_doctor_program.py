@@ -140,3 +140,13 @@ def test_command_lines(line: str, options: str, argv: str) -> None:
 def test_command_line_with_a_python_that_is_not_there() -> None:
     with pytest.raises(WrongUseError, match=r"no 'python9\.9'"):
         program.read(["python9.9", "demo.py"])
+
+
+@pytest.mark.parametrize("name", ["BETTERTRANSFORMER_REUSE_DIR", "BETTERTRANSFORMER_REPORT"])
+def test_a_place_that_cannot_be_written_to(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (wrong,) = checked(value="1", **{name: str(tmp_path / "file" / "in it")})[-1:]
+    assert wrong.state is CheckState.PROBLEM
+    assert wrong.text == f"FRAMEPACK_{name}={tmp_path / 'file' / 'in it'} cannot be written to"
+    found = checked(value="1", **{name: str(tmp_path / "new" / "deep" / "er")})
+    assert CheckState.PROBLEM not in [check.state for check in found]
