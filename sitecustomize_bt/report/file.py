@@ -11,11 +11,9 @@ import sys
 import time
 from typing import Any
 
-from .. import __version__
 from ..core import console, locks
 from ..startup.faults import FAULTS, pass_on
 from ..startup.settings import REPORT, Settings
-from . import status
 
 SCHEMA = "sitecustomize-bt/report"
 VERSION = 2
@@ -97,6 +95,10 @@ def _report(settings: Settings) -> dict[str, Any]:
     prefix, ``tokens_known`` by that, ``dropped``, how often all was, ``kept_bytes``,
     ``why_no_folder`` and ``passed_through``); null where it was not measured.
     """
+    # At the end of a process: a host that starts does not wait for it.
+    from .. import __version__
+    from . import status
+
     versions = {name: getattr(sys.modules.get(name), "__version__", None) for name in _LIBRARIES}
     return {
         "schema": SCHEMA,

@@ -277,8 +277,11 @@ def test_nothing_is_ever_stale() -> None:
         play(steps, seen)
 
     lives()
+    # hypothesis draws numbers that it finds in the modules that are loaded, so some may be missing.
+    for name in CHANGES.keys() - seen.keys():
+        play([{"input_ids": torch.tensor([TEMPLATES[0]])}, (name, 1), ("again", 1)], seen)
     assert seen["steps"] >= STEPS
-    assert len(seen.keys() & CHANGES.keys()) > 0.8 * len(CHANGES)
+    assert seen.keys() >= CHANGES.keys()
     assert min(seen["answered"], seen["continued"], seen["dropped"]) >= STEPS // 50
 
 
