@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..compat.transformers import CACHES, sees_less
-from .table import Sizes
+from .table import Sizes, shrunk
 from .text import Text
 
 # "dynamic" and "longrope" choose frequencies by the sequence's length, which the skip changes.
@@ -45,11 +45,4 @@ _TRUE = {
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
-_REDUCED = {
-    **_TRUE,
-    "hidden_size": 1024,
-    "intermediate_size": 3584,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-}
-SIZES = Sizes("LlamaModel", "LlamaConfig", _TRUE, _REDUCED, layers="num_hidden_layers")
+SIZES = Sizes("LlamaModel", "LlamaConfig", _TRUE, shrunk(_TRUE, 4), layers="num_hidden_layers")

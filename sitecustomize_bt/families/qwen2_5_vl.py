@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from . import llama
-from .table import Sizes
+from .table import Sizes, shrunk
 
 # Besides (batch, columns): three axes for time, height and width, or four with the text's first.
 ADAPTER = dataclasses.replace(llama.ADAPTER, position_axes=((), (3,), (4,)))
@@ -20,13 +20,10 @@ _TRUE = {
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
-_REDUCED = {
-    **_TRUE,
-    "hidden_size": 896,
-    "intermediate_size": 4736,
-    "num_attention_heads": 7,
-    "num_key_value_heads": 1,
-}
 SIZES = Sizes(
-    "Qwen2_5_VLTextModel", "Qwen2_5_VLTextConfig", _TRUE, _REDUCED, layers="num_hidden_layers"
+    "Qwen2_5_VLTextModel",
+    "Qwen2_5_VLTextConfig",
+    _TRUE,
+    shrunk(_TRUE, 4),
+    layers="num_hidden_layers",
 )

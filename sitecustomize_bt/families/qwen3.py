@@ -6,7 +6,7 @@ Sliding layers need no code here: LLaMA's adapter refuses them already.
 from __future__ import annotations
 
 from . import llama
-from .table import Sizes
+from .table import Sizes, shrunk
 
 ADAPTER = llama.ADAPTER
 
@@ -19,11 +19,4 @@ _TRUE = {
     "head_dim": 128,
     "vocab_size": 1024,  # the real 151,936 rows are looked up, not computed
 }
-_REDUCED = {
-    **_TRUE,
-    "hidden_size": 640,
-    "intermediate_size": 2432,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-}
-SIZES = Sizes("Qwen3Model", "Qwen3Config", _TRUE, _REDUCED, layers="num_hidden_layers")
+SIZES = Sizes("Qwen3Model", "Qwen3Config", _TRUE, shrunk(_TRUE, 4), layers="num_hidden_layers")

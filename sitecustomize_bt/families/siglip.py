@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from .table import Sizes
+from .table import Sizes, shrunk
 
 _PATCHES = {"image_size": 384, "patch_size": 14}
 
 # so400m. The reduced one has as many patches, and fewer heads of the same width.
+_TRUE = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 27,
+    **_PATCHES,
+}
 SIZES = Sizes(
-    "SiglipVisionModel",
-    "SiglipVisionConfig",
-    true={
-        "hidden_size": 1152,
-        "intermediate_size": 4304,
-        "num_attention_heads": 16,
-        "num_hidden_layers": 27,
-        **_PATCHES,
-    },
-    reduced={
-        "hidden_size": 288,
-        "intermediate_size": 1076,
-        "num_attention_heads": 4,
-        "num_hidden_layers": 3,
-        **_PATCHES,
-    },
+    "SiglipVisionModel", "SiglipVisionConfig", _TRUE, shrunk(_TRUE, 4, num_hidden_layers=3)
 )

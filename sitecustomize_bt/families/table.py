@@ -98,7 +98,7 @@ class Encoder:
 class Sizes:
     """A random model for ``bench``: the class ``name`` from ``config``, a config class.
 
-    ``true``: the config's values at the true widths. ``reduced``: the same proportions, smaller.
+    ``true``: the config's values at the true widths. ``reduced``: as ``shrunk`` makes them.
     ``layers``: the config's name of the number of layers that ``--layers`` sets; empty if none.
     """
 
@@ -107,6 +107,20 @@ class Sizes:
     true: dict[str, Any]
     reduced: dict[str, Any]
     layers: str = ""
+
+
+_WIDTHS = frozenset(
+    (
+        *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"),
+        *("d_model", "d_ff", "num_heads"),
+    )
+)
+
+
+def shrunk(true: dict[str, Any], by: int, **other: Any) -> dict[str, Any]:
+    """``true`` in the same proportions, its widths divided by ``by``; ``other`` values as given."""
+    widths = {name: true[name] // by for name in _WIDTHS & true.keys()}
+    return {**true, **widths, **other}
 
 
 _LLAMA = ("transformers.models.llama.modeling_llama", "LLaMA", "LlamaAttention", "llama")

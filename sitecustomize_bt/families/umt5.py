@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .table import Sizes
+from .table import Sizes, shrunk
 from .text import Text
 
 
@@ -35,5 +35,4 @@ _TRUE = {
     "num_heads": 64,
     "vocab_size": 1024,
 }
-_REDUCED = {**_TRUE, "d_model": 512, "d_ff": 1280, "num_heads": 8}
-SIZES = Sizes("UMT5EncoderModel", "UMT5Config", _TRUE, _REDUCED, layers="num_layers")
+SIZES = Sizes("UMT5EncoderModel", "UMT5Config", _TRUE, shrunk(_TRUE, 8), layers="num_layers")

@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .origin import HEADER_LENGTH
+
 VERSION = 2  # 1 had other checksums
 
 _DATA, _ABOUT, _PART = ".safetensors", ".json", ".part"
@@ -29,7 +31,6 @@ _KEY = re.compile(r"[0-9a-f]{40}")
 _ABANDONED = 3600  # seconds after which an unfinished file counts as abandoned
 _numbers = itertools.count()
 
-_LENGTH = 8  # bytes, of a safetensors header's length
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _WHOLE = {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8"}
 # The dtypes that are read and so written, by safetensors' names and torch's.
@@ -234,14 +235,14 @@ def _tensors(data: bytearray) -> dict[str, Any]:
     """
     import torch
 
-    length = int.from_bytes(data[:_LENGTH], "little")
+    length = int.from_bytes(data[:HEADER_LENGTH], "little")
     found = {}
-    for name, about in json.loads(data[_LENGTH : _LENGTH + length]).items():
+    for name, about in json.loads(data[HEADER_LENGTH : HEADER_LENGTH + length]).items():
         first, end = about["data_offsets"]
         dtype = getattr(torch, DTYPES[about["dtype"]])
         tensor = torch.empty(0, dtype=dtype)
         if end > first:
-            count, offset = (end - first) // dtype.itemsize, _LENGTH + length + first
+            count, offset = (end - first) // dtype.itemsize, HEADER_LENGTH + length + first
             tensor = torch.frombuffer(data, dtype=dtype, count=count, offset=offset)
         found[name] = tensor.view(about["shape"])
     return found

@@ -26,7 +26,7 @@ _KNOWN = frozenset(
     )
 )
 
-_HEADER_LENGTH = 8  # bytes, little-endian: https://github.com/huggingface/safetensors#format
+HEADER_LENGTH = 8  # bytes, little-endian: https://github.com/huggingface/safetensors#format
 _LONGEST_HEADER = 100_000_000
 _SAMPLES, _SAMPLE = 16, 4096
 _SMALL = 10_000_000
@@ -105,7 +105,7 @@ def _content(path: str) -> Iterator[bytes]:
             yield file.read()
             return
         yield str(time).encode()
-        length = int.from_bytes(file.read(_HEADER_LENGTH), "little")
+        length = int.from_bytes(file.read(HEADER_LENGTH), "little")
         yield file.read(min(length, _LONGEST_HEADER))
         for number in range(_SAMPLES):
             file.seek(number * max(size - _SAMPLE, 0) // (_SAMPLES - 1))

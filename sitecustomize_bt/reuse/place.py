@@ -83,7 +83,7 @@ class Place:
         self._model = _digest((state.digest, *self._about))
 
     def leave(self, why: str) -> None:
-        """Give up the place for good; ``why`` says the reason, and nothing happens without one."""
+        """Give up the place for good; ``why`` says the reason."""
         self.why_not = self.why_not or why
 
     def key(self, devices: tuple[str, ...], what: Hashable) -> str:

@@ -114,10 +114,9 @@ def _look_up(call: Call, text: Text, values: Values, plan: Plan) -> Continued:
     rows = rows_of(ids, positions)
     if plan.place is not None:
         rows = tuple(map(hashed, rows))
-    entries = [entry for _, entry in plan.shelf.latest(_LOOKED_AT)]
     prompts = [
         entry.prompt
-        for entry in entries
+        for entry in plan.shelf.latest(_LOOKED_AT)
         if entry.context == plan.context and entry.prompt is not None
     ]
     usable = [prompt for prompt in prompts if prompt.states is not None or not states]

@@ -33,7 +33,7 @@ class Plan:
     compute.
     """
 
-    shelf: Shelf[Entry]
+    shelf: Shelf
     key: Hashable
     context: tuple[Hashable, ...]
     generation: int
@@ -54,7 +54,7 @@ class ExactRepeat(Stage):
         self._place = place
         self._state = place.state if place is not None else None
         self._generation = 0
-        self._shelf: Shelf[Entry] = Shelf()
+        self._shelf: Shelf = Shelf()
 
     def before(self, call: Call) -> Answered | Plan | None:
         """The answer, if it is known; otherwise a plan to keep what this call computes."""
@@ -139,25 +139,24 @@ class ExactRepeat(Stage):
             now = ModelState(call.parts, call.owns, call.stack.looks)
             before = self._state
             if before is None or not before.is_followed_by(now):
-                self._drop(self._why_off_the_folder(before, now))
+                why, place = "it has changed since it was loaded", self._place
+                if place is not None and before is not None and before.differs_in_computed(now):
+                    # All that has changed is known in full, and makes another key.
+                    place.follow(now)
+                    why = ""
+                self._drop(why)
             self._state = now
         return self._state
 
-    def _why_off_the_folder(self, before: ModelState | None, now: ModelState) -> str:
-        """Empty where all that has changed is known in full, and makes another key."""
-        if self._place is None or before is None or not before.differs_in_computed(now):
-            return "it has changed since it was loaded"
-        self._place.follow(now)
-        return ""
-
     def _drop(self, why: str) -> None:
-        """Keep nothing more of the model, because it may have changed; ``why`` as in ``leave``."""
+        """Keep nothing more of the model, because it may have changed; ``why`` as in ``_clear``."""
         if self._clear(why):
             self._tally.add(dropped=1)
 
     def _clear(self, why: str) -> bool:
+        """Drop what is in memory; ``why`` the place in the folder goes too, empty if it stays."""
         with self._lock:
-            if self._place is not None:
+            if self._place is not None and why:
                 self._place.leave(why)
             self._generation += 1
             return self._shelf.clear()

@@ -8,19 +8,19 @@ from __future__ import annotations
 import weakref
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from ..core import locks
 
-Kept = TypeVar("Kept")
-
 if TYPE_CHECKING:
+    from .entry import Entry
+
     _Order = OrderedDict[tuple[int, Hashable], int]
 
 # One lock for all shelves: it is held only for a moment.
 _lock = locks.new()
 _order: _Order = OrderedDict()  # (shelf number, key) -> bytes; the first is the next to go
-_shelves: weakref.WeakValueDictionary[int, Shelf[Any]] = weakref.WeakValueDictionary()
+_shelves: weakref.WeakValueDictionary[int, Shelf] = weakref.WeakValueDictionary()
 _limit = 0
 _held = 0
 _next = 0
@@ -39,18 +39,18 @@ def held() -> int:
     return _held
 
 
-class Shelf(Generic[Kept]):
+class Shelf:
     """The entries of one model; they are freed with the shelf."""
 
     def __init__(self) -> None:
         global _next  # noqa: PLW0603 - numbers are not given out twice
-        self._entries: dict[Hashable, Kept] = {}
+        self._entries: dict[Hashable, Entry] = {}
         with _lock:
             self._number = _next = _next + 1
             _shelves[self._number] = self
         weakref.finalize(self, _forget, self._number).atexit = False
 
-    def get(self, key: Hashable) -> Kept | None:
+    def get(self, key: Hashable) -> Entry | None:
         """The entry under ``key``, or None; it becomes the last to go."""
         with _lock:
             found = self._entries.get(key)
@@ -58,7 +58,7 @@ class Shelf(Generic[Kept]):
                 _order.move_to_end((self._number, key))
             return found
 
-    def put(self, key: Hashable, entry: Kept, size: int) -> bool:
+    def put(self, key: Hashable, entry: Entry, size: int) -> bool:
         """Keep ``entry`` of ``size`` bytes; False where it is too large."""
         global _held  # noqa: PLW0603 - the sum of _order's values
         with _lock:
@@ -85,11 +85,11 @@ class Shelf(Generic[Kept]):
             _forget(self._number)
             return had
 
-    def latest(self, number: int) -> list[tuple[Hashable, Kept]]:
-        """Key and entry of the ``number`` last put here or asked for, the latest first."""
+    def latest(self, number: int) -> list[Entry]:
+        """The ``number`` entries last put here or asked for, the latest first."""
         with _lock:
             keys = (key for owner, key in reversed(_order) if owner == self._number)
-            return [(key, self._entries[key]) for key, _ in zip(keys, range(number), strict=False)]
+            return [self._entries[key] for key, _ in zip(keys, range(number), strict=False)]
 
     def size(self) -> int:
         """Bytes that are kept here."""

@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import venvs
@@ -218,13 +219,18 @@ def test_the_hook_reads_and_does_nothing_else(
     assert {event.name for event in off.events - on.events} <= {"import"}
 
 
+def done_more(off: Seen, *where: Any, **env: str) -> Counter[Event]:
+    """What the same run does more with us, and its stdout is the same."""
+    on = encode(*where, **env)
+    assert on.stdout == off.stdout
+    return added(off, on, site_packages("torch"))
+
+
 def test_a_report_is_the_one_file_that_is_written(
     run_python: Runner, programs: Path, models: Path, off: Seen, tmp_path: Path
 ) -> None:
     report = tmp_path / "report.json"
-    on = encode(run_python, programs, models, **ON, **{REPORT: str(report)})
-    assert on.stdout == off.stdout
-    beyond = added(off, on, site_packages("torch"))
+    beyond = done_more(off, run_python, programs, models, **ON, **{REPORT: str(report)})
     done = {event: n for event, n in beyond.items() if event.name != "open to read"}
     assert sorted((event.name, n) for event, n in done.items()) == [
         ("open to write", 1),
@@ -241,9 +247,7 @@ def test_nothing_is_written_beside_the_reuse_folder(
 ) -> None:
     """And nothing is read but it and the checkpoints, no socket opened and no process started."""
     kept = tmp_path / "encoded"
-    on = encode(run_python, programs, models, **ON, **{REUSE_DIR: str(kept)})
-    assert on.stdout == off.stdout
-    beyond = added(off, on, site_packages("torch"))
+    beyond = done_more(off, run_python, programs, models, **ON, **{REUSE_DIR: str(kept)})
     inside = (str(kept), str(models))
     read = {event.what for event in beyond if event.name == "open to read"}
     assert {path for path in read if not path.startswith(inside)} == set()

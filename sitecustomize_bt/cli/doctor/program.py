@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ...startup import settings
 from ...startup.settings import Settings
@@ -94,8 +95,8 @@ def checks(asked: Settings, value: str) -> Iterator[Check]:
         yield stop("memory_v2", text, "leave that flag out")
     for text in asked.warnings:
         if text not in why_off:
-            name = re.split("[=:]", text)[0]
-            fix = f"unset {name}, or give it one of the accepted values"
+            variable = re.split("[=:]", text)[0]
+            fix = f"unset {variable}, or give it one of the accepted values"
             yield problem("variable", text, fix)
     notes = (
         (not asked.padding, "padding", f"{settings.PADDING} keeps it from being skipped"),
@@ -138,7 +139,6 @@ def checks(asked: Settings, value: str) -> Iterator[Check]:
 
 def _can_be_written(folder: str) -> bool:
     """Whether ``folder`` is, or can be made, a folder for files of this user."""
-    there = os.path.abspath(folder)
-    while not os.path.lexists(there):
-        there = os.path.dirname(there)
-    return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
+    path = Path(folder).absolute()
+    there = next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
