@@ -95,7 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=text, description=text, epilog=epilog, formatter_class=form
         )
-        sub.add_argument("--json", action="store_true", help="print JSON (shape: see the README)")
+        keys = "print JSON (its keys: examples/TRANSCRIPTS.md)"
+        sub.add_argument("--json", action="store_true", help=keys)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.add_arguments(sub)
     return parser

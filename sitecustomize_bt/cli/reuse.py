@@ -45,6 +45,8 @@ def run(options: argparse.Namespace) -> CommandOutcome:
         raise WrongUseError(f"there is no folder {options.folder or '(its name is empty)'}")
     folder = Folder(str(path), limit=0)
     try:
+        if folder.is_foreign():
+            raise WrongUseError(f"{path} holds other files, and nothing of encode reuse")
         removed = _remove(folder, options)
         damaged = folder.damaged() if options.verify else []
         kept = folder.kept()[::-1]

@@ -89,7 +89,8 @@ def progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
 
     def say(text: str) -> None:
         if sys.stderr is not None and sys.stderr.isatty():  # overwrites the previous text
-            print(f"\r{text[: WIDTH - 1]:<{WIDTH - 1}}\r", end="", file=sys.stderr, flush=True)
+            room = min(WIDTH, shutil.get_terminal_size().columns) - 1
+            print(f"\r{text[:room]:<{room}}\r", end="", file=sys.stderr, flush=True)
 
     try:
         yield lambda name: say(f"{what} {next(begun)}/{total}: {name}")

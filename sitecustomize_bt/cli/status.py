@@ -29,9 +29,11 @@ def run(options: argparse.Namespace) -> CommandOutcome:
     """Read one report, or merge a folder of them.
 
     JSON: ``reports``, as in the files, with ``path`` beside; ``unreadable``, a sentence for each
-    file of a folder that is no report; ``totals`` over all processes (``processes``, ``models``,
-    ``accelerated``, ``forwards``, ``tokens_given``, ``tokens_computed``). A finding: something is
-    unreadable, or no model was accelerated.
+    file of a folder that is no report; ``totals`` over all processes (``processes``; ``models``;
+    those of them ``accelerated``, and those with encode reuse, ``reusing``; ``forwards``,
+    ``tokens_given``, ``tokens_computed``; calls ``answered`` from what is kept, those of them
+    ``from_folder``, and calls ``computed``). A finding: something is unreadable, or nothing is on
+    for any model.
     """
     if not options.path:  # an unset shell variable; it must not mean the current folder
         raise WrongUseError("the path of a report is empty")
@@ -40,7 +42,8 @@ def run(options: argparse.Namespace) -> CommandOutcome:
     padding = f"Padding is {table.padding_in_words()}."
     blocks: list[Table | str] = [*map(_table, reports), *unreadable, padding, _summary(totals)]
     data = {"reports": reports, "unreadable": unreadable, "totals": totals}
-    return CommandOutcome(bool(unreadable) or totals["accelerated"] == 0, data, blocks)
+    nothing_is_on = totals["accelerated"] == totals["reusing"] == 0
+    return CommandOutcome(bool(unreadable) or nothing_is_on, data, blocks)
 
 
 def _read_all(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -54,17 +57,20 @@ def _read_all(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
             reports.append(_read(file))
         except FailedError as error:
             unreadable.append(str(error))
-    if not reports and not unreadable:
-        raise WrongUseError(f"there is no report in {path}")
+    if not reports:
+        if not unreadable:
+            raise WrongUseError(f"there is no report in {path}")
+        raise FailedError(f"no file of {path} is a report; the first: {unreadable[0]}")
     return reports, unreadable
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        problem = str(error).partition("\n")[0]
-        raise FailedError(f"{path} cannot be read as a report: {problem}") from error
+    except OSError as error:
+        raise FailedError(f"{path} cannot be read as a report: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise FailedError(f"{path} cannot be read as a report: it is not JSON") from error
     if not isinstance(report, dict) or report.get("schema") != report_file.SCHEMA:
         raise FailedError(f"{path} is not a report of this package")
     if report.get("version") not in report_file.READABLE:
@@ -92,21 +98,36 @@ def _table(report: dict[str, Any]) -> Table:
     rows = [
         (str(model["label"]), "\n".join((str(model["line"]), *what_was_done(model))))
         for model in report["models"]
+        if not model.get("overruled")
     ]
     return Table(title, ("model", "what was decided, and done"), rows or [("none was seen", "")])
 
 
 def _totals(reports: list[dict[str, Any]]) -> dict[str, int]:
-    models = [model for report in reports for model in report["models"]]
+    every = [model for report in reports for model in report["models"]]
+    models = [model for model in every if not model.get("overruled")]
     paddings = [model["padding"] for model in models if model["padding"]]
+    reuses = [model["reuse"] for model in models if model.get("reuse")]
     return {
         "processes": len(reports),
         "models": len(models),
-        "accelerated": sum(bool(model["applied"]) for model in models),
+        "accelerated": sum(_is_accelerated(model) for model in models),
+        "reusing": len(reuses),
         "forwards": sum(model["forwards"] or 0 for model in models),
         "tokens_given": sum(padding["tokens_given"] for padding in paddings),
         "tokens_computed": sum(padding["tokens_computed"] for padding in paddings),
+        **{
+            name: sum(reuse.get(name, 0) for reuse in reuses)
+            for name in ("answered", "from_folder", "computed")
+        },
     }
+
+
+def _is_accelerated(model: dict[str, Any]) -> bool:
+    """Whether more is on for it than encode reuse, which an offloaded model has too."""
+    if "outcomes" not in model:  # version 1
+        return bool(model["applied"])
+    return any(one["on"] for name, one in model["outcomes"].items() if name != "reuse")
 
 
 def _summary(totals: dict[str, int]) -> str:
@@ -115,4 +136,8 @@ def _summary(totals: dict[str, int]) -> str:
     text = f"{totals['accelerated']} of {totals['models']} models accelerated in {processes}"
     if given:
         text += f"; {given:,} tokens given, {computed:,} computed ({computed / given:.0%})"
+    if totals["reusing"]:
+        calls, folder = totals["answered"] + totals["computed"], totals["from_folder"]
+        text += f"; {totals['answered']:,} of {calls:,} calls not computed, as they were known"
+        text += f" ({folder:,} from the folder)" if folder else ""
     return text + "."

@@ -38,6 +38,7 @@ class Record:
     decision: Decision
     activity: Callable[[], Activity | None] = nothing
     is_told: bool = False
+    is_overruled: bool = False  # a later decision on the same model holds
 
 
 _lock = locks.new()
@@ -57,7 +58,7 @@ def hand_on(earlier: Decision, later: Decision) -> None:
         record = _record(earlier)
         keep(later, nothing if record is None else record.activity)
         if record is not None:
-            record.activity = nothing
+            record.activity, record.is_overruled = nothing, True
 
 
 def drop(decision: Decision) -> None:

@@ -87,10 +87,11 @@ def _report(settings: Settings) -> dict[str, Any]:
     ``mode`` (off, on or auto), ``versions``, and ``models``, one for each decision: ``label``,
     ``model_class``, ``applied``, ``reason``, ``line``, ``outcomes`` (since version 2; for each of
     ``attention``, ``backends``, ``padding`` and ``reuse``: ``on``, ``reason``, ``detail``),
-    ``running`` (the attention implementation read off the model), ``optimum`` (its answer),
-    ``forwards``, ``seconds`` (of host time), ``kernels`` (a list of ``kernel``, ``why_not_flash``
-    and ``forwards``), ``padding`` (``forwards``, ``trimmed``, ``tokens_given``, ``tokens_computed``
-    and ``passed_through``, a count by reason) and ``reuse`` (calls ``answered`` from what is kept,
+    ``overruled`` (whether a later one on the same model holds in its place), ``running`` (the
+    attention implementation read off the model), ``optimum`` (its answer), ``forwards``,
+    ``seconds`` (of host time), ``kernels`` (a list of ``kernel``, ``why_not_flash`` and
+    ``forwards``), ``padding`` (``forwards``, ``trimmed``, ``tokens_given``, ``tokens_computed`` and
+    ``passed_through``, a count by reason) and ``reuse`` (calls ``answered`` from what is kept,
     those of them ``from_folder``, calls ``computed``, those of them ``continued`` from a known
     prefix, ``tokens_known`` by that, ``dropped``, how often all was, ``kept_bytes``,
     ``why_no_folder`` and ``passed_through``); null where it was not measured.

@@ -14,10 +14,14 @@ from ..core.decisions import Activity
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """``decision``: on one model. ``activity``: what the model did under it; None if skipped."""
+    """``decision``: on one model. ``activity``: what the model did under it; None if skipped.
+
+    ``overruled``: whether a later decision on the same model holds in its place.
+    """
 
     decision: Decision
     activity: Activity | None
+    overruled: bool = False
 
     def as_data(self) -> dict[str, Any]:
         """The same in JSON's types only."""
@@ -35,6 +39,7 @@ class ModelStatus:
                 name: {**vars(one), "reason": one.reason.value}
                 for name, one in decision.outcomes.items()
             },
+            "overruled": self.overruled,
             "running": decision.running,
             "optimum": decision.optimum,
             "forwards": measured.forwards if measured else None,
@@ -108,6 +113,8 @@ class Status:
     def __repr__(self) -> str:
         lines = [f"sitecustomize_bt: {'active' if self.active else 'not active'}, mode {self.mode}"]
         for model in self.models:
+            if model.overruled:
+                continue
             lines.append(f"  {model.decision.line}")
             lines += [f"    {line}" for line in what_was_done(model.as_data())]
         return "\n".join(lines)
@@ -115,4 +122,6 @@ class Status:
 
 def models() -> tuple[ModelStatus, ...]:
     """Every decision of this process that is kept, and what came of it."""
-    return tuple(ModelStatus(one.decision, one.activity()) for one in decisions.kept())
+    return tuple(
+        ModelStatus(one.decision, one.activity(), one.is_overruled) for one in decisions.kept()
+    )

@@ -65,6 +65,8 @@ class Folder:
 
     def create(self) -> None:
         """Create the folder, private to its user, if it is missing; raises OSError."""
+        if os.path.isfile(self.path):
+            raise NotADirectoryError(f"{self.path} is a file, not a folder")
         os.makedirs(self.path, mode=0o700, exist_ok=True)
         if not os.access(self.path, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(f"{self.path} cannot be written to")
@@ -130,6 +132,11 @@ class Folder:
             key, ending = os.path.splitext(name)
             if ending == _ABOUT and _KEY.fullmatch(key):
                 yield key
+
+    def is_foreign(self) -> bool:
+        """Whether files are in the folder, and none of them is an entry's; raises OSError."""
+        names = os.listdir(self.path)
+        return bool(names) and not any(map(_KEY.search, names))
 
     def kept(self) -> list[Kept]:
         """All entries that can be read, the least recently used first; raises OSError."""

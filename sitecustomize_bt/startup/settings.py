@@ -87,8 +87,9 @@ class Settings:
 
     @property
     def tells_demo_users(self) -> bool:
-        """Whether a FramePack demo runs with the hook present but never asked for."""
-        return self.is_demo and not self.mode_given and not self.warnings
+        """Whether a FramePack demo runs with the hook present but never asked for, or refused."""
+        said_something = self.mode_given or self.disabled_by_flag or self.warnings
+        return self.is_demo and not said_something
 
     @property
     def concerns_host(self) -> bool:

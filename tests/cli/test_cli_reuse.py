@@ -60,10 +60,23 @@ def test_it_removes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert os.listdir(folder) == []
 
 
-@pytest.mark.parametrize("arguments", [["nowhere"], [""], [".", "--older-than", "soon"]])
-def test_wrong_use_is_one_sentence(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
+def test_an_empty_folder_is_one_that_keeps_nothing_yet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert "0 entries" in shown(capsys, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nowhere"], [""], [".", "--older-than", "soon"], [".", "--clear"]]
+)
+def test_wrong_use_is_one_sentence(
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "picture.png").touch()
     try:
         status = main(["reuse", *arguments])
     except SystemExit as error:

@@ -24,13 +24,15 @@ class Terminal(io.StringIO):
         return line.rstrip()
 
 
-def test_progress_is_one_line_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("columns", [40, 80, 150])
+def test_progress_is_one_line_that_goes(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
     with screen.progress("verify", 2) as step:
         step("LlamaModel: a name of " + "many " * 30)
-        assert terminal.shown.startswith("verify 1/2: LlamaModel: a name of many ")
-        assert len(terminal.shown) < screen.WIDTH
+        assert terminal.shown.startswith("verify 1/2: LlamaModel: a name of many")
+        assert len(terminal.shown) < min(columns, screen.WIDTH)
         step("short")
         assert terminal.shown == "verify 2/2: short"
     assert terminal.shown == ""

@@ -94,6 +94,7 @@ def test_demo_is_told_once_that_it_is_off(run_python: Runner, program: Path, our
     ]
     assert ours(run_python([str(demo), THREE])) == off_by_default
     assert ours(run_python([str(demo), THREE], env={ENABLE: "0"})) == []
+    assert ours(run_python([str(demo), THREE, "--disable-bettertransformer"])) == []
 
 
 def test_flag_switches_off(run_python: Runner, program: Path, ours: Ours) -> None:

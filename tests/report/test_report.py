@@ -115,14 +115,58 @@ def test_a_folder_holds_a_file_for_each_process(
         "processes": 2,
         "models": 4,
         "accelerated": 4,
+        "reusing": 0,
         "forwards": 6,
         "tokens_given": 72,
         "tokens_computed": 56,
+        "answered": 0,
+        "from_folder": 0,
+        "computed": 0,
     }
+    assert data["reports"][0]["models"][0]["overruled"] is False
     (folder / "broken.json").write_text("{", encoding="utf-8")
     assert main(["status", str(folder)]) == 1
     printed = " ".join(capsys.readouterr().out.split())
     assert "broken.json cannot be read as a report" in printed
+
+
+OFFLOADED = """
+import sys, torch, transformers, accelerate
+sys.path.insert(0, {tests!r})
+import tiny
+llama = transformers.LlamaModel.from_pretrained(sys.argv[1] + "/LlamaModel").eval()
+accelerate.cpu_offload(llama, torch.device("cpu"))
+with torch.no_grad():
+    for _ in range(3):
+        llama(**tiny.inputs("LlamaModel"))
+"""
+
+
+def test_an_offloaded_model_has_one_line_and_its_reuse_is_told(
+    run_python: Runner, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "host.py"
+    program.write_text(OFFLOADED.format(tests=str(ROOT / "tests")), encoding="utf-8")
+    done = run(run_python, program, models, "report.json", **{settings.REUSE_DIR: "encoded"})
+    assert done.returncode == 0, done.stderr
+    report = str(tmp_path / "report.json")
+    assert main(["status", report, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [one["overruled"] for one in data["reports"][0]["models"]] == [True, False]
+    totals = data["totals"]
+    assert (totals["models"], totals["accelerated"], totals["reusing"]) == (1, 0, 1)
+    assert (totals["answered"], totals["from_folder"], totals["computed"]) == (2, 0, 1)
+    assert main(["status", report]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Skipped text_encoder (LLaMA): " in printed
+    assert "Enabled" not in printed
+    assert "0 of 1 models accelerated in 1 process" in printed
+    assert "2 of 3 calls not computed, as they were known." in printed
+    # The folder of answers holds JSON too, and no report.
+    assert main(["status", str(tmp_path / "encoded")]) == 1
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert f"no file of {tmp_path / 'encoded'} is a report" in err
 
 
 def test_a_worker_does_not_write_over_the_first_ones_file(

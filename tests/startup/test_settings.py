@@ -292,6 +292,7 @@ def test_demo_scripts(script: str, is_demo: bool) -> None:
 )
 def test_demo_users_are_told_where_they_said_nothing(value: str, told: bool) -> None:
     assert read({ENABLE: value}, ["demo_gradio.py"]).tells_demo_users is told
+    assert not read({ENABLE: value}, ["demo_gradio.py", DISABLE_FLAG]).tells_demo_users
 
 
 # The process.
