@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Before transformers is imported by any test module.
@@ -21,6 +22,13 @@ EXAMPLES = ROOT / "examples"
 
 # Helpers that assert: pytest shows the values, as it does in a test module.
 pytest.register_assert_rewrite("meanwhile", "pads", "reusing", "sdpa", "starting")
+
+# To explain a failure, hypothesis traces every line that runs: minutes, where a case loads a model.
+hypothesis.settings.register_profile(
+    "unexplained",
+    phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],
+)
+hypothesis.settings.load_profile("unexplained")
 
 Runner = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
+from ..startup.stderr import printable
 from .outcome import Table
 
 WIDTH = 80
@@ -32,8 +33,7 @@ def _text(text: str, width: int) -> str:
 
 
 def _shown(text: str) -> str:
-    # The name of a report or a folder may come from anywhere: it must not steer the terminal.
-    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _wrapped(text: str, width: int, break_long_words: bool = True) -> list[str]:

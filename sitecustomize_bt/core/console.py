@@ -23,20 +23,20 @@ def set_level(level: str) -> None:
     _level = level
 
 
-def write(text: str, level: str = "info") -> None:
-    """Write ``text`` and a newline, if ``level`` is asked for."""
+def write(*lines: str, level: str = "info") -> None:
+    """Write ``lines``, if ``level`` is asked for."""
     if LOG_LEVELS.index(level) <= LOG_LEVELS.index(_level):
-        stderr.write(text)
+        stderr.write(*lines)
 
 
 def warn(text: str) -> None:
     """Write a warning with our name, because the line stands alone."""
-    write(PREFIX + text, "warning")
+    write(PREFIX + text, level="warning")
 
 
 def debug(text: str) -> None:
     """Write a line for those who look into why something was or was not done."""
-    write(PREFIX + text, "debug")
+    write(PREFIX + text, level="debug")
 
 
 def warn_once(text: str) -> None:

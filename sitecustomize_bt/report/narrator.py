@@ -12,20 +12,20 @@ RULE = "=" * 80
 TITLE = "BETTERTRANSFORMER OPTIMIZATION"
 EXPERIMENTAL = {
     "skip": (
-        "Experimental; meant for GPUs of 80 GB and more. Offloading can make it slow, so\n"
-        "offloaded models are left alone. On a smaller GPU encode reuse is what helps."
+        "Experimental; meant for GPUs of 80 GB and more. Offloading can make it slow, so",
+        "offloaded models are left alone. On a smaller GPU encode reuse is what helps.",
     ),
     "keep": (
-        "Experimental; meant for GPUs of 80 GB and more. Offloading can make it slow, and\n"
-        "offloaded models are kept as asked for. On a smaller GPU encode reuse helps most."
+        "Experimental; meant for GPUs of 80 GB and more. Offloading can make it slow, and",
+        "offloaded models are kept as asked for. On a smaller GPU encode reuse helps most.",
     ),
 }
 FAST_START = "Fast-start mode -> skipping BetterTransformer optimization"
 REUSE = "Encode reuse: nothing is encoded twice, up to {:,.0f} MB of host memory"
 MEMORY_V2 = "CRITICAL: BetterTransformer + memory_v2 backend detected"
 OFF_BY_DEFAULT = (
-    "BetterTransformer optimization disabled by default (safe)\n"
-    "  (Can cause performance issues with memory offloading)"
+    "BetterTransformer optimization disabled by default (safe)",
+    "  (Can cause performance issues with memory offloading)",
 )
 
 
@@ -34,7 +34,7 @@ class Narrator:
 
     def __init__(self) -> None:
         self._lock = locks.new()
-        self._told: set[str] = set()
+        self._told: set[tuple[str, ...]] = set()
 
     def tell(self, decision: Decision, settings: Settings) -> None:
         """Print the lines about ``decision``, once; raises nothing."""
@@ -44,7 +44,7 @@ class Narrator:
                 return
             if decision.reason is Reason.OFF:
                 if settings.tells_demo_users:
-                    self._once(OFF_BY_DEFAULT)
+                    self._once(*OFF_BY_DEFAULT)
             elif decision.reason is Reason.FAST_START:
                 self._once(FAST_START)
             elif decision.reason is Reason.UNKNOWN_VERSION:
@@ -53,7 +53,7 @@ class Narrator:
                 if settings.rank == 0:  # one banner for all workers
                     self._banner(settings)
                 if decision.reason is Reason.MEMORY_V2:
-                    self._once(MEMORY_V2, "warning")
+                    self._once(MEMORY_V2, level="warning")
                 if decision.reuses:
                     line = REUSE.format(settings.reuse / SIZE_UNITS["mb"])
                     if settings.reuse_dir:
@@ -63,21 +63,24 @@ class Narrator:
                 if decision.optimum:
                     self._once(decision.optimum)
                 level = "warning" if decision.reason in _WARNED else "info"
-                console.write(decision.line, level)
+                console.write(decision.line, level=level)
 
     def _banner(self, settings: Settings) -> None:
-        first = TITLE not in self._told
-        self._once(f"{RULE}\n{TITLE}\n{RULE}", key=TITLE)
+        first = self._once(RULE, TITLE, RULE)
         if first and settings.mode == "on":
-            console.write(EXPERIMENTAL[settings.offload], "info")
+            console.write(*EXPERIMENTAL[settings.offload])
             devices = device.look()
             if devices.enough is False:
-                console.write(f"WARNING: {devices}, less than the 80 GB advised", "warning")
+                text = f"WARNING: {devices}, less than the 80 GB advised"
+                console.write(text, level="warning")
 
-    def _once(self, text: str, level: str = "info", key: str | None = None) -> None:
-        if (key or text) not in self._told:
-            self._told.add(key or text)
-            console.write(text, level)
+    def _once(self, *lines: str, level: str = "info") -> bool:
+        """Write ``lines`` unless they were; returns whether they are news."""
+        if lines in self._told:
+            return False
+        self._told.add(lines)
+        console.write(*lines, level=level)
+        return True
 
 
 _WARNED = frozenset({Reason.MEMORY_V2, Reason.OFFLOADED, Reason.NO_SDPA})

@@ -57,6 +57,6 @@ def _complain(what: str, error: BaseException) -> None:
 
         why = stderr.sentence(error)
         if stderr.is_news(what, why):
-            stderr.write(ascii(f"sitecustomize_bt: {what} and was skipped ({why})")[1:-1])
+            stderr.write(f"sitecustomize_bt: {what} and was skipped ({why})")
     except (Exception, SystemExit):  # nowhere is left to report the error
         return

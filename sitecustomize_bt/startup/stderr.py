@@ -13,12 +13,13 @@ _told: set[str] = set()
 _LONGEST = 300
 
 
-def write(text: str) -> None:
-    """Write ``text`` and a newline at once, so that threads and processes do not mix lines."""
+def write(*lines: str) -> None:
+    """Write ``lines`` at once, so that threads and processes do not mix them."""
     try:
         stream = sys.stderr
         encoding = getattr(stream, "encoding", None) or "ascii"
-        data = (text + "\n").encode(encoding, "backslashreplace")
+        text = "".join(f"{printable(line)}\n" for line in lines)
+        data = text.encode(encoding, "backslashreplace")
         buffer = getattr(stream, "buffer", None)
         if isinstance(buffer, io.BufferedWriter):
             # Python ends with status 120 if it cannot flush stderr at its end. So nothing of ours
@@ -30,6 +31,11 @@ def write(text: str) -> None:
             stream.flush()
     except Exception as error:  # closed, broken or missing: there is nowhere left to say it
         pass_on(error)
+
+
+def printable(text: str) -> str:
+    """``text`` without what steers a terminal: a folder's name, for one, may hold anything."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def sentence(error: BaseException) -> str:

@@ -37,7 +37,7 @@ PREFIX = f"{PACKAGE}: "
 BANNER_LINES = {
     narrator.RULE,
     narrator.TITLE,
-    *narrator.EXPERIMENTAL["skip"].splitlines(),
+    *narrator.EXPERIMENTAL["skip"],
 }
 DECISIONS = (
     *("Enabled ", "Skipped ", "PyTorch SDPA not available", "Encode reuse: "),

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,7 @@ def test_the_pth_line(environ: dict[str, str], argv: list[str], ignored: bool) -
 
 PROBE = """
 import sys
+import tempfile
 packages = [name.partition(".")[0] for name in sys.modules]
 triggers = [finder for finder in sys.meta_path if type(finder).__name__ == "Trigger"]
 ours = packages.count("sitecustomize_bt") + packages.count("wrapt")
@@ -150,8 +152,8 @@ def test_a_real_interpreter(environ: dict[str, str], argv: list[str], flags: lis
 
 STARTS = (
     *(narrator.RULE, narrator.TITLE, narrator.FAST_START, narrator.MEMORY_V2),
-    *(line for text in narrator.EXPERIMENTAL.values() for line in text.splitlines()),
-    *narrator.OFF_BY_DEFAULT.splitlines(),
+    *(line for lines in narrator.EXPERIMENTAL.values() for line in lines),
+    *narrator.OFF_BY_DEFAULT,
     *(console.PREFIX, "optimum.bettertransformer is ", "Enabled PyTorch SDPA backend for text_enc"),
     "Encode reuse: ",
     "Skipped text_encoder_2 (CLIP): the memory_v2 backend ",
@@ -160,8 +162,13 @@ STARTS = (
 
 @contextlib.contextmanager
 def a_process_of_its_own() -> Iterator[tuple[io.StringIO, io.StringIO]]:
-    """Nothing has been said yet, nothing is written at exit; what goes to stdout and stderr."""
+    """Nothing has been said yet, nothing is written at exit; what goes to stdout and stderr.
+
+    It runs in a folder that is removed: a reuse folder with a relative name is made there.
+    """
+    here = os.getcwd()
     with (
+        tempfile.TemporaryDirectory() as folder,
         contextlib.redirect_stdout(io.StringIO()) as out,
         contextlib.redirect_stderr(io.StringIO()) as err,
         mock.patch("atexit.register"),
@@ -171,14 +178,17 @@ def a_process_of_its_own() -> Iterator[tuple[io.StringIO, io.StringIO]]:
         mock.patch.object(stderr, "_told", set()),
         mock.patch.object(narrator.narrator, "_told", set()),
     ):
+        os.chdir(folder)
         try:
             yield out, err
         finally:
+            os.chdir(here)
             sitecustomize_bt.uninstall()
 
 
 @cases(share=4)
 @example({ENABLE: "1", LOG: "debug", REPORT: "a\n\x1b[31m\udcff"}, ["host.py"])
+@example({ENABLE: "1", settings.REUSE_DIR: "a\n\x1b[31m"}, ["host.py"])
 @example({ENABLE: "1", "RANK": "1"}, ["host.py", settings.MEMORY_V2_FLAG])
 @given(ENVIRONMENTS, ARGUMENTS)
 def test_from_start_to_a_model(models: Path, environ: dict[str, str], argv: list[str]) -> None:
