@@ -51,7 +51,7 @@ def of_encoders(data: dict[str, Any]) -> list[Table | str]:
     for title, rows in _by_dtype(data):
         prompts = [row for row in rows if row["bound_over_default"] is not None]
         peaks = [row for row in rows if row["peak_bytes"]]
-        bound = "The default given the real tokens alone, which skipping padding cannot beat"
+        bound = "The bound: the default given the real tokens alone (more than 100% is noise)"
         memory = "Peak memory of one forward beyond its weights and inputs, MB"
         tables = (
             *((title, _TIMES, rows), (bound, _BOUNDS, prompts), (_COUNTED, _WORK, rows)),
