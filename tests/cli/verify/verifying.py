@@ -47,6 +47,7 @@ class Done:
 
     @property
     def data(self) -> dict[str, Any]:
+        assert self.out, self.err
         found: dict[str, Any] = json.loads(self.out, parse_constant=pytest.fail)
         return found
 
