@@ -359,7 +359,7 @@ def test_somebody_elses_mode_stays_on_top(measured: torch.nn.Module) -> None:
     assert torch.overrides._get_current_function_mode() is theirs
     theirs.__exit__(None, None, None)
     # Ours could not be taken out from beneath theirs; the next forward that is looked into does.
-    assert isinstance(torch.overrides._get_current_function_mode(), kernels._Mode)
+    assert isinstance(torch.overrides._get_current_function_mode(), kernels.Observer)
     forward(measured)
     assert torch._C._len_torch_function_stack() == 0
 
