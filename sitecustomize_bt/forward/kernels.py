@@ -8,16 +8,10 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ..compat.torch import sdpa_kernel_names, sdpa_kernel_number, top_function_mode
+from ..compat.torch import kernel_of_sdpa, top_function_mode
 from ..core import console
 
-_NAMES = {
-    "MATH": "math",
-    "FLASH_ATTENTION": "flash",
-    "EFFICIENT_ATTENTION": "efficient",
-    "CUDNN_ATTENTION": "cudnn",
-    "OVERRIDEABLE": "the device's own",
-}
+_NAMES = {"overrideable": "the device's own"}
 
 _HALVES = (torch.float16, torch.bfloat16)
 _WIDEST_HEAD = 256
@@ -76,10 +70,10 @@ def choice(
     *others: Any,
     **named: Any,
 ) -> Choice:
-    """The kernel for this call, from the function by which SDPA itself chooses."""
-    number = sdpa_kernel_number(query, key, value, attn_mask, dropout_p, *others, **named)
-    name = sdpa_kernel_names().get(number, str(number))
-    kernel = _NAMES.get(name, name.lower())
+    """The kernel for this call."""
+    name = kernel_of_sdpa(query, key, value, attn_mask, dropout_p, *others, **named)
+    kernel = name.lower().removesuffix("_attention")
+    kernel = _NAMES.get(kernel, kernel)
     if kernel == "flash":
         return Choice(kernel)
     causes = {
