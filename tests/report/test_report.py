@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from attached import is_attached
 from conftest import ROOT, Runner, ours
 
 import sitecustomize_bt
@@ -18,7 +19,6 @@ from sitecustomize_bt.compat.transformers import UnknownFormError
 from sitecustomize_bt.core.counts import Measured
 from sitecustomize_bt.core.decisions import Activity
 from sitecustomize_bt.forward import kernels
-from sitecustomize_bt.forward.front import is_attached
 from sitecustomize_bt.forward.kernels import Choice
 from sitecustomize_bt.model import apply
 from sitecustomize_bt.padding import outputs as padding_outputs
