@@ -142,6 +142,12 @@ class Call:
         return bool(asked)
 
     @_Once
+    def wants_cache(self) -> bool:
+        """Whether the caller gets the cache of a model that makes one."""
+        asked = (self.values or {}).get("use_cache")
+        return bool(self.module.config.use_cache if asked is None else asked)
+
+    @_Once
     def inexact(self) -> str:
         """Why the model's result depends on what the mask hides; empty if it does not."""
         return why_not_exact(self.text, self.module) if self.text else "it is no text model"

@@ -95,13 +95,8 @@ def _suits(call: Call, text: Text, values: Values) -> bool:
         and (mask is None or (rules.has_shape(mask, shape) and bool((mask == 1).all())))
         # Given positions without mask or cache, transformers 5 looks for packed sequences. The
         # cache that this stage asks for would prevent that.
-        and (mask is not None or positions is None or _wants_cache(call.module, values))
+        and (mask is not None or positions is None or call.wants_cache)
     )
-
-
-def _wants_cache(module: torch.nn.Module, values: Values) -> bool:
-    asked = values.get("use_cache")
-    return bool(module.config.use_cache if asked is None else asked)
 
 
 def _look_up(call: Call, text: Text, values: Values, plan: Plan) -> Continued:
@@ -123,7 +118,7 @@ def _look_up(call: Call, text: Text, values: Values, plan: Plan) -> Continued:
     found = longest(rows, usable, ids.shape[1] - 1)
     known = None if found is None else Known(*found)
     known = _written(rows, plan, bool(states), known) or known
-    return Continued(plan, rows, _wants_cache(call.module, values), known)
+    return Continued(plan, rows, call.wants_cache, known)
 
 
 def _written(
