@@ -27,10 +27,22 @@ def pad(output: Any, window: Window) -> Any:
     packed = window.packed
     padder = _Padder(window) if packed is None else _Unpacker(window, packed)
     if type(output) is tuple:
-        return padder.plain(output)
+        return tuple(padder.fields(named(output)).values())
     if isinstance(output, dict) and "last_hidden_state" in output:
         return padder.fields(output)
     raise UnknownFormError(type(output).__name__)
+
+
+def named(output: tuple[Any, ...]) -> dict[str, Any]:
+    """A plain tuple's parts by the names of a model output, in their order."""
+    last, *others = output
+    parts = {"last_hidden_state": last}
+    for part in others:
+        is_states = type(part) is tuple and not isinstance(part[0], tuple)
+        parts["hidden_states" if is_states else CACHES[0]] = part
+    if len(parts) < len(output):
+        raise UnknownFormError(f"a tuple of {len(output)}")
+    return parts
 
 
 class _Padder:
@@ -51,17 +63,6 @@ class _Padder:
             elif name != "last_hidden_state" and output[name] is not None:
                 raise UnknownFormError(name)
         return output
-
-    def plain(self, output: tuple[Any, ...]) -> tuple[Any, ...]:
-        last, *others = output
-        padded = self._states(last)
-        result = [padded]
-        for value in others:
-            if type(value) is tuple and not isinstance(value[0], tuple):
-                result.append(self._all_states(list(value), last, padded))
-            else:
-                result.append(self._cache(value))
-        return tuple(result)
 
     def _all_states(
         self, states: list[Any], last: torch.Tensor, padded: torch.Tensor

@@ -17,7 +17,7 @@ import torch
 from ..compat.transformers import CACHES, UnknownFormError, cache_pairs, new_cache
 from ..families.text import Text
 from ..forward.call import Call, Stage, Values
-from ..padding import rules
+from ..padding import outputs, rules
 from .entry import Entry, Freezer, Held, Prompt
 from .repeat import Plan
 from .rows import columns_of, hashed, longest, rows_of
@@ -176,7 +176,7 @@ class _Whole:
 
     def __init__(self, output: Any, continued: Continued) -> None:
         self._continued = continued
-        parts = dict(output) if isinstance(output, dict) else _named(output)
+        parts = dict(output) if isinstance(output, dict) else outputs.named(output)
         short = parts["last_hidden_state"]
         self.last = self._states(short, lambda prompt: prompt.last)
         self.states = None
@@ -237,13 +237,3 @@ def _in_pair(layer: int, part: int) -> Callable[[Prompt], Held]:
 
 def _in_states(index: int) -> Callable[[Prompt], Any]:
     return lambda prompt: prompt.states and prompt.states[index]
-
-
-def _named(output: tuple[Any, ...]) -> dict[str, Any]:
-    """A plain tuple's parts by name, in their order."""
-    last, *others = output
-    parts = {"last_hidden_state": last}
-    for part in others:
-        is_states = type(part) is tuple and isinstance(part[0], torch.Tensor)
-        parts["hidden_states" if is_states else CACHES[0]] = part
-    return parts
