@@ -78,8 +78,9 @@ class _Padder:
 
     def _states(self, tensor: Any) -> torch.Tensor:
         full = self._spread(tensor, dimension=1, dimensions=_STATES_DIMENSIONS)
-        if self._window.rows is not None:
-            self._inside(full, 1).masked_fill_(self._hidden_on(full.device), 0)
+        window = self._window
+        if window.rows is not None:
+            full[:, window.left : window.right].masked_fill_(self._hidden_on(full.device), 0)
         return full
 
     def _cache(self, cache: Any) -> Any:
@@ -94,10 +95,6 @@ class _Padder:
         _check(tensor, dimension, dimensions, window.right - window.left)
         # The columns are the last axis but one. One operation per tensor: a model may have many.
         return torch.nn.functional.pad(tensor, (0, 0, window.left, window.length - window.right))
-
-    def _inside(self, full: torch.Tensor, dimension: int) -> torch.Tensor:
-        window = self._window
-        return full.narrow(dimension, window.left, window.right - window.left)
 
     def _hidden_on(self, device: Any) -> torch.Tensor:
         """(batch, window, 1): what the rows' own masks hide. Layers may sit on several devices."""
