@@ -41,7 +41,7 @@ _FUNCTION_MODULES = (
 
 
 class UnknownFormError(Exception):
-    """An output or a cache that no known release makes; it may be half changed by then."""
+    """An output or a cache of a form that is not known, or not copied; it may be half changed."""
 
 
 # The attention implementation.
