@@ -112,7 +112,7 @@ def _accelerated(
             if not ledger.active:  # another thread has uninstalled everything meanwhile
                 load.undo(result, decision)
             elif decision is not None:
-                from ..report.narrator import narrator
+                from ..report import narrator
 
                 narrator.tell(decision, load.settings)
     return result

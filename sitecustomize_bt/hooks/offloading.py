@@ -104,7 +104,7 @@ def _release(row: Offloader, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
     settings = session.current()
     if apply is None or settings.offload == "keep":
         return
-    from ..report.narrator import narrator
+    from ..report import narrator
 
     target = row.takes(args, kwargs)
     if target is not None:
