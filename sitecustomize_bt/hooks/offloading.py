@@ -40,7 +40,7 @@ class Offloader:
         """The module that this call is about to offload, or None."""
         if self.device_map_at is not None:
             device_map = _argument(args, kwargs, self.device_map_at, "device_map")
-            if not isinstance(device_map, dict) or not places_offload(device_map):
+            if not places_offload(device_map):
                 return None
         return _argument(args, kwargs, self.model_at, self.parameter)
 
