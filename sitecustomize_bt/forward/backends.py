@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
 
 import torch
 
@@ -110,20 +109,19 @@ if hasattr(os, "register_at_fork"):
 
 def _wanted(call: Call) -> dict[str, bool] | None:
     """The flags for this forward; None if they are set already and no lease will change them."""
-    wanted = dict.fromkeys(DEFAULT, True) if _asked is None else _exactly(_asked)
+    if _asked is None:
+        wanted = dict.fromkeys(DEFAULT, True)
+    else:
+        # math runs anywhere. Without it, the host's forward fails if the device lacks the others.
+        wanted = {name: name in _asked or name == "math" for name in FLAGS}
     if not _leases and _in_force(wanted):
         return None
     if _asked is None:
-        for name in _impossible(_tensors(call)):
+        for name in _impossible(call):
             wanted.pop(name, None)
         if not _leases and _in_force(wanted):
             return None
     return wanted
-
-
-def _exactly(names: Iterable[str]) -> dict[str, bool]:
-    # math runs anywhere. Without it, the host's forward fails if the device lacks the others.
-    return {name: name in names or name == "math" for name in FLAGS}
 
 
 def _in_force(wanted: dict[str, bool]) -> bool:
@@ -137,14 +135,10 @@ def _set(wanted: dict[str, bool]) -> None:
             set_(value)
 
 
-def _tensors(call: Call) -> list[torch.Tensor]:
-    given = (*call.args, *call.kwargs.values())
-    return [value for value in given if isinstance(value, torch.Tensor)]
-
-
-def _impossible(tensors: list[torch.Tensor]) -> tuple[str, ...]:
+def _impossible(call: Call) -> tuple[str, ...]:
     """Backends that the device of this forward cannot run, whatever the flags say."""
-    devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
+    given = (*call.args, *call.kwargs.values())
+    devices = {value.device for value in given if isinstance(value, torch.Tensor) and value.is_cuda}
     names = [torch.cuda.get_device_name(device) for device in devices]
     # ZLUDA passes torch's own checks and fails in the kernel; its users switch both off.
     if any("zluda" in name.lower() for name in names):
