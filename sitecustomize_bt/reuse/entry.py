@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,11 +72,6 @@ class Entry:
     window: Window | None = None
     prompt: Prompt | None = None
 
-    @classmethod
-    def of(cls, freezer: Freezer, output: Any, context: Hashable, **more: Any) -> Entry:
-        """An entry for ``output``; its size counts everything that ``freezer`` has copied."""
-        return cls(output, sum(held.size for held in freezer.held()), context, **more)
-
     def thaw(self) -> Any:
         """The output, in new tensors."""
         if self.window is None:
@@ -97,9 +92,10 @@ class Freezer:
         with torch.inference_mode(False), torch.no_grad():
             return self._frozen(value)
 
-    def held(self) -> Iterator[Held]:
-        """Every copy that was made."""
-        return (held for _, held in self._copies.values())
+    @property
+    def size(self) -> int:
+        """Bytes of all copies so far."""
+        return sum(held.size for _, held in self._copies.values())
 
     def _frozen(self, value: Any) -> Any:
         kind = type(value)

@@ -206,12 +206,11 @@ class _Whole:
         prompt = Prompt(
             rows=self._continued.rows,
             last=freezer.freeze(self.last),
-            states=None if self.states is None else freezer.freeze(self.states),
+            states=freezer.freeze(self.states),
             pairs=tuple(freezer.freeze(pair) for pair in cache_pairs(self.cache)),
             is_legacy=self.is_legacy,
         )
-        context = self._continued.plan.context
-        return Entry.of(freezer, output, context, window=call.window, prompt=prompt)
+        return Entry(output, freezer.size, self._continued.plan.context, call.window, prompt)
 
     def _states(self, short: torch.Tensor, which: Callable[[Prompt], Held]) -> torch.Tensor:
         known = self._continued.known

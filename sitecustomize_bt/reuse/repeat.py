@@ -169,7 +169,7 @@ class ExactRepeat(Stage):
         if entry is None:
             freezer = Freezer()
             try:
-                entry = Entry.of(freezer, freezer.freeze(output), plan.context)
+                entry = Entry(freezer.freeze(output), freezer.size, plan.context)
             except UnknownFormError:
                 self._tally.passed(Passed.OUTPUT_FORM)
                 return
