@@ -217,11 +217,6 @@ def padding_in_words() -> str:
     return f"skipped for {default}; only with {PADDING}={ALL} for {asked}"
 
 
-def rows_of(module: str) -> tuple[Encoder, ...]:
-    """The rows whose class ``module`` defines."""
-    return tuple(row for row in ENCODERS if row.module == module)
-
-
 def row_named(name: str) -> Encoder | None:
     """The row of the class ``name``."""
     return next((row for row in ENCODERS if row.name == name), None)

@@ -37,7 +37,8 @@ def _wrap_base(module: ModuleType) -> None:
 
 
 def _wrap_classes(module: ModuleType) -> None:
-    named = [getattr(module, row.name, None) for row in table.rows_of(module.__name__)]
+    rows = [row for row in table.ENCODERS if row.module == module.__name__]
+    named = [getattr(module, row.name, None) for row in rows]
     # Something else may be called transformers.
     classes = [cls for cls in named if hasattr(cls, _METHOD)]
     if not classes:
