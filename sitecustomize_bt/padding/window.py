@@ -47,7 +47,7 @@ def cut(call: Call, window: Window) -> Values:
     columns = slice(window.left, window.right)
     source = call.source
     kept[source] = values[source][:, columns]
-    if window.rows is None and (not text.causal or call.wants_cache):
+    if window.rows is None and (not text.causal or call.asks_for_cache):
         # transformers drops an all-ones mask too, but waits for the device to check it.
         kept["attention_mask"] = None
     else:

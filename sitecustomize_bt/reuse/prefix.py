@@ -95,7 +95,7 @@ def _suits(call: Call, text: Text, values: Values) -> bool:
         and (mask is None or (rules.has_shape(mask, shape) and bool((mask == 1).all())))
         # Given positions without mask or cache, transformers 5 looks for packed sequences. The
         # cache that this stage asks for would prevent that.
-        and (mask is not None or positions is None or call.wants_cache)
+        and (mask is not None or positions is None or call.asks_for_cache)
     )
 
 
@@ -103,9 +103,7 @@ def _look_up(call: Call, text: Text, values: Values, plan: Plan) -> Continued:
     ids, positions = values["input_ids"], values.get(text.positions)
     if positions is None:
         positions = torch.arange(ids.shape[1], device="cpu")[None]
-    states = values.get("output_hidden_states")
-    if states is None:
-        states = call.module.config.output_hidden_states
+    states = call.asks_for_states
     rows = rows_of(ids, positions)
     if plan.place is not None:
         rows = tuple(map(hashed, rows))
@@ -117,8 +115,8 @@ def _look_up(call: Call, text: Text, values: Values, plan: Plan) -> Continued:
     usable = [prompt for prompt in prompts if prompt.states is not None or not states]
     found = longest(rows, usable, ids.shape[1] - 1)
     known = None if found is None else Known(*found)
-    known = _written(rows, plan, bool(states), known) or known
-    return Continued(plan, rows, call.wants_cache, known)
+    known = _written(rows, plan, states, known) or known
+    return Continued(plan, rows, call.asks_for_cache, known)
 
 
 def _written(
