@@ -98,9 +98,8 @@ class ExactRepeat(Stage):
             generation = self._generation
         if state.unsuitable is not None:
             return state.unsuitable
-        try:
-            arguments = keys.of(call.values)
-        except keys.CannotTellError:
+        arguments = keys.of(call.values)
+        if arguments is None:
             return Passed.ARGUMENTS
         settings = keys.settings(state.devices)
         context = generation, state.devices, state.placement, settings
