@@ -72,8 +72,8 @@ def choice(
 ) -> Choice:
     """The kernel for this call."""
     name = kernel_of_sdpa(query, key, value, attn_mask, dropout_p, *others, **named)
-    kernel = name.lower().removesuffix("_attention")
-    kernel = _NAMES.get(kernel, kernel)
+    word = name.lower().partition("_")[0]
+    kernel = _NAMES.get(word, word)
     if kernel == "flash":
         return Choice(kernel)
     causes = {
