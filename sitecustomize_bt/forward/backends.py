@@ -117,7 +117,8 @@ def _wanted(call: Call) -> dict[str, bool] | None:
     if not _leases and _in_force(wanted):
         return None
     if _asked is None:
-        for name in _impossible(call):
+        given = (*call.args, *call.kwargs.values())
+        for name in _impossible([one for one in given if isinstance(one, torch.Tensor)]):
             wanted.pop(name, None)
         if not _leases and _in_force(wanted):
             return None
@@ -135,10 +136,9 @@ def _set(wanted: dict[str, bool]) -> None:
             set_(value)
 
 
-def _impossible(call: Call) -> tuple[str, ...]:
+def _impossible(tensors: list[torch.Tensor]) -> tuple[str, ...]:
     """Backends that the device of this forward cannot run, whatever the flags say."""
-    given = (*call.args, *call.kwargs.values())
-    devices = {value.device for value in given if isinstance(value, torch.Tensor) and value.is_cuda}
+    devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
     names = [torch.cuda.get_device_name(device) for device in devices]
     # ZLUDA passes torch's own checks and fails in the kernel; its users switch both off.
     if any("zluda" in name.lower() for name in names):
