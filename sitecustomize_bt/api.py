@@ -57,7 +57,7 @@ def apply(model: torch.nn.Module) -> Decision:
     touched. Raises nothing of its own.
     """
     from .model import apply as applied
-    from .report.narrator import narrator
+    from .report import narrator
 
     settings = session.current()
     known = applied.applied_to(model)

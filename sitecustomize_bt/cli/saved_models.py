@@ -12,12 +12,10 @@ from typing import Any
 from ..compat import transformers as compat
 from ..families import table
 from ..families.table import Encoder
+from ..reuse.disk import DTYPES
 from .outcome import FailedError, WrongUseError
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-
-# safetensors' names of these. Any other weights are quantized, and no dtype changes their size.
-_SAFETENSORS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 # In the order in which transformers tries them.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -209,8 +207,9 @@ def _floats(files: list[Path]) -> Counter[str]:
         try:
             with safetensors.safe_open(file, "numpy") as opened:  # "pt" would import torch
                 for weight in map(opened.get_slice, opened.keys()):
-                    dtype = _SAFETENSORS.get(weight.get_dtype())
-                    if dtype is not None:
+                    dtype = DTYPES.get(weight.get_dtype())
+                    # Any other weights are quantized, and no dtype changes their size.
+                    if dtype in ITEM_BYTES:
                         sizes[dtype] += ITEM_BYTES[dtype] * math.prod(weight.get_shape())
         except (OSError, safetensors.SafetensorError) as error:
             # Only the weights are cut off, after a whole header: loading them will fail and say so.

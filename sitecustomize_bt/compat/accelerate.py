@@ -98,7 +98,9 @@ def _source_of(hook: Any) -> tuple[Any, Any, str]:
     return source, held, prefix
 
 
-def places_offload(device_map: dict[str, Any]) -> bool:
-    """Whether a ``device_map`` leaves weights where nothing is computed with them."""
+def places_offload(device_map: Any) -> bool:
+    """Whether a ``device_map`` leaves weights where nothing is computed; one in words does not."""
+    if not isinstance(device_map, dict):
+        return False
     places = {str(place) for place in device_map.values()}
     return "disk" in places or (len(places) > 1 and bool(places & {"cpu", "meta"}))

@@ -176,15 +176,15 @@ def has_sdpa() -> bool:
     return hasattr(torch.nn.functional, "scaled_dot_product_attention")
 
 
-def sdpa_kernel_number(*call: Any, **named: Any) -> int:
-    """Which kernel SDPA takes for these arguments, from the function by which it chooses itself."""
-    return int(torch._fused_sdp_choice(*call, **named))
+def kernel_of_sdpa(*call: Any, **named: Any) -> str:
+    """The kernel that SDPA takes for these arguments, by torch's name, as ``FLASH_ATTENTION``.
 
-
-def sdpa_kernel_names() -> dict[int, str]:
-    """The numbers of ``sdpa_kernel_number`` by torch's names, as ``FLASH_ATTENTION``."""
+    From the function by which it chooses itself.
+    """
+    number = int(torch._fused_sdp_choice(*call, **named))
     members = torch._C._SDPBackend.__members__
-    return {int(member.value): name for name, member in members.items()}
+    names: dict[int, str] = {int(member.value): name for name, member in members.items()}
+    return names.get(number, str(number))
 
 
 def top_function_mode() -> Any:

@@ -41,7 +41,7 @@ _FUNCTION_MODULES = (
 
 
 class UnknownFormError(Exception):
-    """An output or a cache that no known release makes; it may be half changed by then."""
+    """An output or a cache of a form that is not known, or not copied; it may be half changed."""
 
 
 # The attention implementation.
@@ -82,18 +82,11 @@ def attention_functions() -> Mapping[str, Any]:
     return found
 
 
-def mask_functions() -> Mapping[str, Any]:
-    """The table in which each forward looks up how its mask is made, from 4.53 on."""
-    found: Mapping[str, Any] = getattr(
-        sys.modules.get("transformers.masking_utils"), "ALL_MASK_ATTENTION_FUNCTIONS", {}
-    )
-    return found
-
-
 def functions_looked_up(config: Any) -> list[Any]:
-    """The attention and the mask function that a model of ``config`` takes from those tables."""
-    name = attention_of(config)
-    return [attention_functions().get(name), mask_functions().get(name)]
+    """The functions that a model of ``config`` looks up: its attention, and from 4.53 its mask."""
+    name, masking = attention_of(config), sys.modules.get("transformers.masking_utils")
+    masks = getattr(masking, "ALL_MASK_ATTENTION_FUNCTIONS", {})
+    return [attention_functions().get(name), masks.get(name)]
 
 
 def masks_are_bool() -> bool:
@@ -125,26 +118,28 @@ def default_attention(cls: type, autoset_done: bool) -> str:
     return SDPA if supports_sdpa(cls) else EAGER
 
 
-def asked_in_config(config: Any) -> Any:
-    """The implementation that somebody has set on a config object; None if nobody has."""
-    return getattr(config, _INTERNAL, None)
+def value_in(config: Any, name: str) -> Any:
+    """A value of a config, or of one that was saved (a dict); None if it has none."""
+    return config.get(name) if isinstance(config, dict) else getattr(config, name, None)
 
 
-def asked_in_file(saved: Mapping[str, Any]) -> Any:
-    """The same of a saved config."""
-    return next((saved[key] for key in _ASKING_KEYS if saved.get(key) is not None), None)
+def asked_in(config: Any) -> Any:
+    """The implementation that somebody has set on a config, or in a saved one; None if nobody."""
+    keys = _ASKING_KEYS if isinstance(config, dict) else (_INTERNAL,)
+    found = (value_in(config, key) for key in keys)
+    return next((value for value in found if value is not None), None)
 
 
 def nested_configs(config: Any) -> list[Any]:
-    """The configs that are attributes of ``config``."""
+    """The configs in a config, or in a saved one."""
+    if isinstance(config, dict):
+        return [value for value in config.values() if isinstance(value, dict)]
     return [value for value in vars(config).values() if hasattr(value, _INTERNAL)]
 
 
-def says_autoset(saved: Any) -> bool:
+def says_autoset(config: Any) -> bool:
     """Whether a config, or a saved one, says that transformers has made a choice (4.x)."""
-    if isinstance(saved, Mapping):
-        return saved.get(_AUTOSET) is True
-    return getattr(saved, _AUTOSET, False) is True
+    return value_in(config, _AUTOSET) is True
 
 
 # What a model computes.

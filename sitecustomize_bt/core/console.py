@@ -14,7 +14,7 @@ PREFIX = "sitecustomize_bt: "
 sentence = stderr.sentence
 
 _level = "info"
-_warned: set[str] = set()
+_said: set[tuple[str, ...]] = set()
 
 
 def set_level(level: str) -> None:
@@ -39,11 +39,18 @@ def debug(text: str) -> None:
     write(PREFIX + text, level="debug")
 
 
+def once(*lines: str, level: str = "info") -> bool:
+    """``write``, unless the same has been said before; returns whether it is news."""
+    news = lines not in _said
+    if news:
+        _said.add(lines)
+        write(*lines, level=level)
+    return news
+
+
 def warn_once(text: str) -> None:
     """``warn``, unless the same has been said before."""
-    if text not in _warned:
-        _warned.add(text)
-        warn(text)
+    once(PREFIX + text, level="warning")
 
 
 def fault(what: str, error: BaseException) -> None:

@@ -52,10 +52,6 @@ class Passed(enum.Enum):
 Reasons = Mapping[Passed, int]
 
 
-def _none() -> Reasons:
-    return MappingProxyType({})
-
-
 @dataclass(frozen=True)
 class PaddingCounts:
     """What has been skipped for one model so far.
@@ -67,7 +63,7 @@ class PaddingCounts:
     trimmed: int = 0
     tokens_given: int = 0
     tokens_computed: int = 0
-    passed_through: Reasons = field(default_factory=_none)
+    passed_through: Reasons = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class ReuseCounts:
     from_folder: int = 0
     kept_bytes: int = 0
     why_no_folder: str = ""
-    passed_through: Reasons = field(default_factory=_none)
+    passed_through: Reasons = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ class Measured:
 
     forwards: int = 0
     seconds: float = 0.0
-    kernels: Mapping[Any, int] = field(default_factory=lambda: MappingProxyType({}))
+    kernels: Mapping[Any, int] = field(default_factory=dict)
 
 
 # One lock for all tallies: it is held only for a moment, and a tally outlives its model.

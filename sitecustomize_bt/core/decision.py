@@ -153,10 +153,7 @@ class Decision:
 _NOT_OFFERED = (Reason.NOT_FOR_CLASS, Reason.NOT_ATTACHED)
 
 # Reasons that are printed if padding is computed though it could be skipped for the class.
-_TOLD = (
-    *(Reason.NOT_ATTACHED, Reason.NOT_FOR_MODEL, Reason.UNKNOWN_FORWARD),
-    Reason.READ_BY_A_HOST,
-)
+_TOLD = (Reason.NOT_ATTACHED, Reason.NOT_FOR_MODEL, Reason.UNKNOWN_FORWARD, Reason.READ_BY_A_HOST)
 
 PARTS = ("attention", "backends", "padding", "reuse")
 
@@ -185,12 +182,6 @@ class Facts:
     padding_stays: str = ""  # why not for the class or this model, in words
     unknown_forward: str = ""  # why the skip is not made for its forward
     reuses: bool = True  # whether encode reuse is made for the class
-
-
-def nothing(label: str, model_class: str, reason: Reason, detail: str) -> Decision:
-    """A decision with everything off."""
-    off = Outcome(False, reason, detail)
-    return Decision(label, model_class, off, off, off, off)
 
 
 def for_process(settings: Settings, devices: Devices) -> tuple[Reason, str] | None:

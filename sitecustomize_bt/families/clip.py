@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .table import Sizes, shrunk
+from .table import Sizes
 
 # CLIP-L's text encoder. The reduced one has fewer heads of the same width.
 _TRUE = {
@@ -11,4 +11,4 @@ _TRUE = {
     "num_attention_heads": 12,
     "num_hidden_layers": 12,
 }
-SIZES = Sizes("CLIPTextModel", "CLIPTextConfig", _TRUE, shrunk(_TRUE, 2, num_hidden_layers=3))
+SIZES = Sizes("CLIPTextModel", "CLIPTextConfig", _TRUE, 2, fewer={"num_hidden_layers": 3})

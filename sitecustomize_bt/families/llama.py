@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..compat.transformers import CACHES, sees_less
-from .table import Sizes, shrunk
+from .table import Sizes
 from .text import Text
 
 # "dynamic" and "longrope" choose frequencies by the sequence's length, which the skip changes.
@@ -20,16 +20,14 @@ def _why_not(module: Any) -> str:
     return "" if rope in _FIXED_ROPES else f"its rope is {rope}, which depends on the length"
 
 
-_READS = frozenset(
-    (
-        *("input_ids", "attention_mask", "position_ids", "inputs_embeds", "cache_position"),
-        *("use_cache", "output_attentions", "output_hidden_states", "return_dict", *CACHES),
-    )
-)
-
 ADAPTER = Text(
     causal=True,
-    reads=_READS,
+    reads=frozenset(
+        (
+            *("input_ids", "attention_mask", "position_ids", "inputs_embeds", "cache_position"),
+            *("use_cache", "output_attentions", "output_hidden_states", "return_dict", *CACHES),
+        )
+    ),
     why_not=_why_not,
     positions="position_ids",
     packs=True,
@@ -45,4 +43,4 @@ _TRUE = {
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
-SIZES = Sizes("LlamaModel", "LlamaConfig", _TRUE, shrunk(_TRUE, 4), layers="num_hidden_layers")
+SIZES = Sizes("LlamaModel", "LlamaConfig", _TRUE, 4, "num_hidden_layers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from . import llama
-from .table import Sizes, shrunk
+from .table import Sizes
 
 # Besides (batch, columns): three axes for time, height and width, or four with the text's first.
 ADAPTER = dataclasses.replace(llama.ADAPTER, position_axes=((), (3,), (4,)))
@@ -20,10 +20,4 @@ _TRUE = {
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
-SIZES = Sizes(
-    "Qwen2_5_VLTextModel",
-    "Qwen2_5_VLTextConfig",
-    _TRUE,
-    shrunk(_TRUE, 4),
-    layers="num_hidden_layers",
-)
+SIZES = Sizes("Qwen2_5_VLTextModel", "Qwen2_5_VLTextConfig", _TRUE, 4, "num_hidden_layers")

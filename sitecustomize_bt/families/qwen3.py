@@ -6,7 +6,7 @@ Sliding layers need no code here: LLaMA's adapter refuses them already.
 from __future__ import annotations
 
 from . import llama
-from .table import Sizes, shrunk
+from .table import Sizes
 
 ADAPTER = llama.ADAPTER
 
@@ -19,4 +19,4 @@ _TRUE = {
     "head_dim": 128,
     "vocab_size": 1024,  # the real 151,936 rows are looked up, not computed
 }
-SIZES = Sizes("Qwen3Model", "Qwen3Config", _TRUE, shrunk(_TRUE, 4), layers="num_hidden_layers")
+SIZES = Sizes("Qwen3Model", "Qwen3Config", _TRUE, 4, "num_hidden_layers")

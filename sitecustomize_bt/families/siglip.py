@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from .table import Sizes, shrunk
-
-_PATCHES = {"image_size": 384, "patch_size": 14}
+from .table import Sizes
 
 # so400m. The reduced one has as many patches, and fewer heads of the same width.
 _TRUE = {
@@ -12,8 +10,7 @@ _TRUE = {
     "intermediate_size": 4304,
     "num_attention_heads": 16,
     "num_hidden_layers": 27,
-    **_PATCHES,
+    "image_size": 384,
+    "patch_size": 14,
 }
-SIZES = Sizes(
-    "SiglipVisionModel", "SiglipVisionConfig", _TRUE, shrunk(_TRUE, 4, num_hidden_layers=3)
-)
+SIZES = Sizes("SiglipVisionModel", "SiglipVisionConfig", _TRUE, 4, fewer={"num_hidden_layers": 3})

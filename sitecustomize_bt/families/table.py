@@ -6,7 +6,7 @@ import enum
 import functools
 import importlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..startup.settings import ALL, PADDING
@@ -98,15 +98,23 @@ class Encoder:
 class Sizes:
     """A random model for ``bench``: the class ``name`` from ``config``, a config class.
 
-    ``true``: the config's values at the true widths. ``reduced``: as ``shrunk`` makes them.
-    ``layers``: the config's name of the number of layers that ``--layers`` sets; empty if none.
+    ``true``: the config's values at the true widths. ``by``: what the reduced widths are divided
+    by. ``layers``: the config's name of the number of layers that ``--layers`` sets; empty if none.
+    ``fewer``: other values of the reduced model.
     """
 
     name: str
     config: str
     true: dict[str, Any]
-    reduced: dict[str, Any]
+    by: int
     layers: str = ""
+    fewer: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def reduced(self) -> dict[str, Any]:
+        """The config's values in the same proportions, at smaller widths."""
+        widths = {name: self.true[name] // self.by for name in _WIDTHS & self.true.keys()}
+        return {**self.true, **widths, **self.fewer}
 
 
 _WIDTHS = frozenset(
@@ -117,28 +125,19 @@ _WIDTHS = frozenset(
 )
 
 
-def shrunk(true: dict[str, Any], by: int, **other: Any) -> dict[str, Any]:
-    """``true`` in the same proportions, its widths divided by ``by``; ``other`` values as given."""
-    widths = {name: true[name] // by for name in _WIDTHS & true.keys()}
-    return {**true, **widths, **other}
+# The folder in transformers.models, which our adapter is named after; family; attention class.
+_LLAMA = ("llama", "LLaMA", "LlamaAttention")
+_CLIP = ("clip", "CLIP", "CLIPAttention")
+_QWEN3 = ("qwen3", "Qwen3", "Qwen3Attention")
+_QWEN2_5_VL = ("qwen2_5_vl", "Qwen2.5-VL", "Qwen2_5_VLAttention")
+_T5 = ("t5", "T5", "T5Attention")
+_UMT5 = ("umt5", "UMT5", "UMT5Attention")
+_SIGLIP = ("siglip", "SigLip", "SiglipAttention")
 
 
-_LLAMA = ("transformers.models.llama.modeling_llama", "LLaMA", "LlamaAttention", "llama")
-_CLIP = ("transformers.models.clip.modeling_clip", "CLIP", "CLIPAttention", "clip")
-_QWEN3 = ("transformers.models.qwen3.modeling_qwen3", "Qwen3", "Qwen3Attention", "qwen3")
-_QWEN2_5_VL = (
-    "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
-    "Qwen2.5-VL",
-    "Qwen2_5_VLAttention",
-    "qwen2_5_vl",
-)
-_T5 = ("transformers.models.t5.modeling_t5", "T5", "T5Attention", "t5")
-_UMT5 = ("transformers.models.umt5.modeling_umt5", "UMT5", "UMT5Attention", "umt5")
-_SIGLIP = ("transformers.models.siglip.modeling_siglip", "SigLip", "SiglipAttention", "siglip")
-
-
-def _row(family: tuple[str, str, str, str], name: str, given: Given, **more: Any) -> Encoder:
-    module, label, attention, adapter = family
+def _row(family: tuple[str, str, str], name: str, given: Given, **more: Any) -> Encoder:
+    adapter, label, attention = family
+    module = f"transformers.models.{adapter}.modeling_{adapter}"
     return Encoder(module, name, label, attention, adapter, given, **more)
 
 
@@ -216,11 +215,6 @@ def padding_in_words() -> str:
         if row.can_skip_padding and row.padding_read_by
     )
     return f"skipped for {default}; only with {PADDING}={ALL} for {asked}"
-
-
-def rows_of(module: str) -> tuple[Encoder, ...]:
-    """The rows whose class ``module`` defines."""
-    return tuple(row for row in ENCODERS if row.module == module)
 
 
 def row_named(name: str) -> Encoder | None:

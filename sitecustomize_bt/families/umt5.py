@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .table import Sizes, shrunk
+from .table import Sizes
 from .text import Text
 
 
@@ -35,4 +35,4 @@ _TRUE = {
     "num_heads": 64,
     "vocab_size": 1024,
 }
-SIZES = Sizes("UMT5EncoderModel", "UMT5Config", _TRUE, shrunk(_TRUE, 8), layers="num_layers")
+SIZES = Sizes("UMT5EncoderModel", "UMT5Config", _TRUE, 8, "num_layers")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
 
 import torch
 
@@ -110,20 +109,20 @@ if hasattr(os, "register_at_fork"):
 
 def _wanted(call: Call) -> dict[str, bool] | None:
     """The flags for this forward; None if they are set already and no lease will change them."""
-    wanted = dict.fromkeys(DEFAULT, True) if _asked is None else _exactly(_asked)
+    if _asked is None:
+        wanted = dict.fromkeys(DEFAULT, True)
+    else:
+        # math runs anywhere. Without it, the host's forward fails if the device lacks the others.
+        wanted = {name: name in _asked or name == "math" for name in FLAGS}
     if not _leases and _in_force(wanted):
         return None
     if _asked is None:
-        for name in _impossible(_tensors(call)):
+        given = (*call.args, *call.kwargs.values())
+        for name in _impossible([one for one in given if isinstance(one, torch.Tensor)]):
             wanted.pop(name, None)
         if not _leases and _in_force(wanted):
             return None
     return wanted
-
-
-def _exactly(names: Iterable[str]) -> dict[str, bool]:
-    # math runs anywhere. Without it, the host's forward fails if the device lacks the others.
-    return {name: name in names or name == "math" for name in FLAGS}
 
 
 def _in_force(wanted: dict[str, bool]) -> bool:
@@ -135,11 +134,6 @@ def _set(wanted: dict[str, bool]) -> None:
         get, set_ = FLAGS[name]
         if get() != value:
             set_(value)
-
-
-def _tensors(call: Call) -> list[torch.Tensor]:
-    given = (*call.args, *call.kwargs.values())
-    return [value for value in given if isinstance(value, torch.Tensor)]
 
 
 def _impossible(tensors: list[torch.Tensor]) -> tuple[str, ...]:

@@ -136,10 +136,22 @@ class Call:
     @_Once
     def asks_for_attentions(self) -> bool:
         """Whether the caller wants the attention weights."""
-        asked = (self.values or {}).get("output_attentions")
-        if asked is None:
-            asked = getattr(self.module.config, "output_attentions", False)
-        return bool(asked)
+        return self._asks_for("output_attentions")
+
+    @_Once
+    def asks_for_states(self) -> bool:
+        """Whether the caller wants all hidden states."""
+        return self._asks_for("output_hidden_states")
+
+    @_Once
+    def asks_for_cache(self) -> bool:
+        """Whether the caller wants the cache."""
+        return self._asks_for("use_cache")
+
+    def _asks_for(self, name: str) -> bool:
+        """What the argument says; the config if it is not given."""
+        asked = (self.values or {}).get(name)
+        return bool(getattr(self.module.config, name, False) if asked is None else asked)
 
     @_Once
     def inexact(self) -> str:

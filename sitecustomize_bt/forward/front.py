@@ -120,12 +120,6 @@ class Front:
                 begun.append((stage, kept))
         return None
 
-    def with_stages(self, stages: Sequence[Stage]) -> Front:
-        """A new front for the same model."""
-        model = self.model()
-        assert model is not None, "whoever asks holds it"
-        return Front(model, self._text, stages, self._module_name)
-
     def __bool__(self) -> bool:
         """False, because PEFT takes a true value here to mean that the model is compiled."""
         return False
@@ -204,7 +198,7 @@ def replace_stages(model: torch.nn.Module, stages: Sequence[Stage]) -> None:
     with _lock:
         found = _fronts.get(model)
         if found is not None:
-            _fronts[model] = found.with_stages(stages)
+            _fronts[model] = Front(model, found._text, stages, found._module_name)
 
 
 def detach(model: torch.nn.Module) -> bool:
@@ -235,8 +229,3 @@ def withdraw() -> None:
 
 def _is_ours(home: type) -> bool:
     return isinstance(vars(home).get(CALL_PLACE), _Place)
-
-
-def is_attached(model: torch.nn.Module) -> bool:
-    """Whether the calls of ``model`` are intercepted."""
-    return model in _fronts

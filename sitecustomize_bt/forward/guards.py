@@ -31,6 +31,7 @@ _FUNCTION_ATTRIBUTES = frozenset(
 )
 
 _Own = dict[str, Any]  # a module's namespace
+_Seen = tuple[list[type], list[int], list[Any]]  # classes, sizes of namespaces, functions called
 
 # Called for each part of a model, in each forward that is changed: these are written in C.
 _NAMESPACE = operator.attrgetter("__dict__")
@@ -74,14 +75,13 @@ def parts_of(model: torch.nn.Module) -> list[torch.nn.Module]:
 class _Look:
     """A close look at the parts of a model. ``reason``: why a change is ruled out, or None.
 
-    It is valid while the first five fields are the same. ``mixes``: whether some class, other than
-    the attention, looks at more than one token. ``attentions``, ``with_forward``, ``with_weights``
-    and ``eight_bit``: the indices of parts that are checked again each time.
+    It is valid while the same is ``seen``, and the ``namespaces`` of classes and modules have the
+    same ``contents``. ``mixes``: whether some class, other than the attention, looks at more than
+    one token. ``attentions``, ``with_forward``, ``with_weights`` and ``eight_bit``: the indices of
+    parts that are checked again each time.
     """
 
-    types: list[type]
-    sizes: list[int]
-    functions: list[Any]
+    seen: _Seen
     namespaces: list[Any]
     contents: list[list[Any]]
     reason: Passed | None
@@ -90,15 +90,6 @@ class _Look:
     with_forward: list[int]
     with_weights: list[int]
     eight_bit: list[int]
-
-    def holds(self, types: list[type], sizes: list[int], functions: list[Any]) -> bool:
-        """Whether the parts, and what their classes and modeling module define, are the same."""
-        return (
-            types == self.types
-            and sizes == self.sizes
-            and functions == self.functions
-            and _contents(self.namespaces) == self.contents
-        )
 
 
 class Stack:
@@ -149,23 +140,17 @@ class Stack:
 
     def _look(self, parts: list[torch.nn.Module], owns: list[_Own]) -> _Look:
         """The last look if it is still valid, because a new one takes long."""
-        types, sizes = list(map(type, parts)), list(map(len, owns))
         functions = torch_compat.called()
         functions += transformers_compat.functions_looked_up(owns[0].get("config"))
+        seen = list(map(type, parts)), list(map(len, owns)), functions
         last = self._last
-        if last is None or not last.holds(types, sizes, functions):
+        if last is None or last.seen != seen or _contents(last.namespaces) != last.contents:
             self.looks += 1
-            last = self._last = self._look_closely(parts, owns, types, sizes, functions)
+            last = self._last = self._look_closely(parts, owns, seen)
         return last
 
-    def _look_closely(
-        self,
-        parts: list[torch.nn.Module],
-        owns: list[_Own],
-        types: list[type],
-        sizes: list[int],
-        functions: list[Any],
-    ) -> _Look:
+    def _look_closely(self, parts: list[torch.nn.Module], owns: list[_Own], seen: _Seen) -> _Look:
+        types, _, functions = seen
         classes = list(dict.fromkeys(types))
         modules = transformers_compat.function_modules(self._module_name)
         bases = dict.fromkeys(base for cls in classes for base in cls.__mro__)
@@ -188,9 +173,7 @@ class Stack:
             reason = Passed.COMPILED
         say = [index for index, own in enumerate(owns) if "is_causal" in own]
         return _Look(
-            types,
-            sizes,
-            functions,
+            seen,
             namespaces,
             _contents(namespaces),
             reason,

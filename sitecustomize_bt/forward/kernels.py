@@ -8,16 +8,10 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ..compat.torch import sdpa_kernel_names, sdpa_kernel_number, top_function_mode
+from ..compat.torch import kernel_of_sdpa, top_function_mode
 from ..core import console
 
-_NAMES = {
-    "MATH": "math",
-    "FLASH_ATTENTION": "flash",
-    "EFFICIENT_ATTENTION": "efficient",
-    "CUDNN_ATTENTION": "cudnn",
-    "OVERRIDEABLE": "the device's own",
-}
+_NAMES = {"overrideable": "the device's own"}
 
 _HALVES = (torch.float16, torch.bfloat16)
 _WIDEST_HEAD = 256
@@ -32,7 +26,7 @@ class Choice:
     why_not_flash: str = ""
 
 
-class Observer:
+class Observer(TorchFunctionMode):  # type: ignore[misc]
     """Sees the first SDPA call that this thread makes between ``enter`` and ``leave``.
 
     The call is not changed. If Ctrl-C prevents ``leave``, the mode stays on torch's stack: it sees
@@ -40,38 +34,30 @@ class Observer:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.choice: Choice | None = None
-        self._mode = _Mode(self)
+        self._is_done = False
 
     def enter(self) -> None:
         """Start observing."""
-        self._mode.__enter__()
+        self.__enter__()
 
     def leave(self) -> None:
         """Stop observing, and leave the stack of modes unless another mode is above."""
-        self._mode.observer = None
+        self._is_done = True
         top = top_function_mode()
-        while isinstance(top, _Mode) and top.observer is None:
+        while isinstance(top, Observer) and top._is_done:
             top.__exit__(None, None, None)
             top = top_function_mode()
-
-
-class _Mode(TorchFunctionMode):  # type: ignore[misc]
-    """Tells ``observer`` of the next call; ``observer`` is None afterwards."""
-
-    def __init__(self, observer: Observer) -> None:
-        super().__init__()
-        self.observer: Observer | None = observer
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        observer = self.observer
-        if observer is not None and func is torch.nn.functional.scaled_dot_product_attention:
-            self.observer = None
+        if not self._is_done and func is torch.nn.functional.scaled_dot_product_attention:
+            self._is_done = True
             with console.quiet():  # the call itself goes on
-                observer.choice = choice(*args, **kwargs)
+                self.choice = choice(*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -84,10 +70,10 @@ def choice(
     *others: Any,
     **named: Any,
 ) -> Choice:
-    """The kernel for this call, from the function by which SDPA itself chooses."""
-    number = sdpa_kernel_number(query, key, value, attn_mask, dropout_p, *others, **named)
-    name = sdpa_kernel_names().get(number, str(number))
-    kernel = _NAMES.get(name, name.lower())
+    """The kernel for this call."""
+    name = kernel_of_sdpa(query, key, value, attn_mask, dropout_p, *others, **named)
+    word = name.lower().partition("_")[0]
+    kernel = _NAMES.get(word, word)
     if kernel == "flash":
         return Choice(kernel)
     causes = {

@@ -37,7 +37,8 @@ def _wrap_base(module: ModuleType) -> None:
 
 
 def _wrap_classes(module: ModuleType) -> None:
-    named = [getattr(module, row.name, None) for row in table.rows_of(module.__name__)]
+    rows = [row for row in table.ENCODERS if row.module == module.__name__]
+    named = [getattr(module, row.name, None) for row in rows]
     # Something else may be called transformers.
     classes = [cls for cls in named if hasattr(cls, _METHOD)]
     if not classes:
@@ -112,7 +113,7 @@ def _accelerated(
             if not ledger.active:  # another thread has uninstalled everything meanwhile
                 load.undo(result, decision)
             elif decision is not None:
-                from ..report.narrator import narrator
+                from ..report import narrator
 
                 narrator.tell(decision, load.settings)
     return result

@@ -40,7 +40,7 @@ class Offloader:
         """The module that this call is about to offload, or None."""
         if self.device_map_at is not None:
             device_map = _argument(args, kwargs, self.device_map_at, "device_map")
-            if not isinstance(device_map, dict) or not places_offload(device_map):
+            if not places_offload(device_map):
                 return None
         return _argument(args, kwargs, self.model_at, self.parameter)
 
@@ -104,7 +104,7 @@ def _release(row: Offloader, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
     settings = session.current()
     if apply is None or settings.offload == "keep":
         return
-    from ..report.narrator import narrator
+    from ..report import narrator
 
     target = row.takes(args, kwargs)
     if target is not None:

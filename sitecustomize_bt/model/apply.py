@@ -14,7 +14,7 @@ from ..compat import libraries, versions
 from ..compat import torch as torch_compat
 from ..compat import transformers as transformers_compat
 from ..core import decision, decisions, locks
-from ..core.decision import Decision, Facts, Reason
+from ..core.decision import Decision, Facts, Outcome, Reason
 from ..core.decisions import Activity
 from ..families import table
 from ..families.table import Encoder
@@ -71,9 +71,10 @@ def apply_loaded(
 
     ``origin``: the checkpoint; or why that is not known, in words.
     """
-    row, facts = _looked_at(model, request, settings)
-    if row is None or facts is None:
+    row = _row_of(model)
+    if row is None:
         return _not_registered(model)
+    facts = _looked_at(model, row, request, settings)
     if facts.quantized:
         origin = f"loaded as {facts.quantized}"
     decided = decision.decide(settings, facts)
@@ -82,9 +83,10 @@ def apply_loaded(
 
 def apply_built(model: torch.nn.Module, settings: Settings) -> Decision:
     """Decide on a model that is already built, switching it to SDPA where it runs eager."""
-    row, facts = _looked_at(model, Request(), settings)
-    if row is None or facts is None:
+    row = _row_of(model)
+    if row is None:
         return _not_registered(model)
+    facts = _looked_at(model, row, Request(), settings)
     with _lock:
         known = applied_to(model)
         if known is not None:
@@ -185,18 +187,18 @@ def _attach(
     model: torch.nn.Module, decided: Decision, case: Case
 ) -> tuple[Decision, Callable[[], Activity | None]]:
     row, watched = case.row, watched_in(model, case.row)
-    built = stages_of(model, decided, case)
+    stages, repeat, activity = stages_of(model, decided, case)
     backends.ask_for(case.settings.backends)
     home = next(cls for cls in type(watched).__mro__ if cls.__module__ == row.module)
     # Recorded before anything is attached, so that an interrupted attachment can be reverted.
-    applied = _applied[model] = _Applied(decided, weakref.ref(watched), case.configs, built.repeat)
-    why_not = front.attach(watched, home, front.Front(watched, row.text, built.stages, row.module))
+    applied = _applied[model] = _Applied(decided, weakref.ref(watched), case.configs, repeat)
+    why_not = front.attach(watched, home, front.Front(watched, row.text, stages, row.module))
     if why_not:
         applied.decision = decided.without(Reason.NOT_ATTACHED, why_not, *_FORWARD_PARTS)
         applied.repeat = None
         return applied.decision, decisions.nothing
-    _activities[model] = built.activity
-    return decided, built.activity
+    _activities[model] = activity
+    return decided, activity
 
 
 def _row_of(model: torch.nn.Module) -> Encoder | None:
@@ -210,17 +212,12 @@ def _row_of(model: torch.nn.Module) -> Encoder | None:
 
 def _not_registered(model: object) -> Decision:
     name = type(model).__name__
-    detail = "this class is not accelerated"
-    return decision.nothing(name, name, Reason.NOT_REGISTERED, detail)
+    off = Outcome(False, Reason.NOT_REGISTERED, "this class is not accelerated")
+    return Decision(name, name, off, off, off, off)
 
 
-def _looked_at(
-    model: torch.nn.Module, request: Request, settings: Settings
-) -> tuple[Encoder | None, Facts | None]:
-    """The model's row, and the facts to decide from. Call it without the lock."""
-    row = _row_of(model)
-    if row is None:
-        return None, None
+def _looked_at(model: torch.nn.Module, row: Encoder, request: Request, settings: Settings) -> Facts:
+    """The facts to decide from. Call it without the lock."""
     cls, devices = type(model), device.look()
     offloaded, quantized = offload.offloaded(model), quantization.method(model)
     optimum = ""
@@ -235,7 +232,7 @@ def _looked_at(
         running, text = attention.running(model, row), row.text
         if text is not None and (row.skips_padding or settings.all_padding):
             stays = why_not_exact(text, watched_in(model, row))
-    return row, Facts(
+    return Facts(
         label=row.label,
         model_class=cls.__name__,
         has_sdpa=torch_compat.has_sdpa(),

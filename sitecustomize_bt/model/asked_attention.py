@@ -43,40 +43,43 @@ def read(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request:
     config = kwargs.get("config")
     source = config if config is not None else (args[0] if args else None)
     if source is not None and not isinstance(source, (str, os.PathLike)):
-        return _from_object(source)
+        return _asked_in(source, "config")
     try:
         path = config_file(args, kwargs)
-        return Request(known=False) if path is None else _from_file(path)
+        if path is not None:
+            with open(path, encoding="utf-8") as file:
+                saved = json.load(file)
+            if isinstance(saved, dict):
+                return _asked_in(saved, "saved config")
     except (OSError, ValueError) as error:
         pass_on(error)
-        # No such folder, not a hub name, no JSON: the host will get the error itself.
-        return Request(known=False)
+    # No such folder, not a hub name, no JSON: the host will get the error itself.
+    return Request(known=False)
 
 
-def config_file(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-    """The config file that such a call reads; None if it is not on this machine."""
-    first = args[0] if args else None
-    given = (kwargs.get("config"), first, kwargs.get("pretrained_model_name_or_path"))
-    paths = [source for source in given if isinstance(source, (str, os.PathLike))]
-    return _saved_config(paths[0], kwargs) if paths else None
-
-
-def _from_object(config: Any) -> Request:
-    value = compat.asked_in_config(config)
+def _asked_in(config: Any, name: str) -> Request:
+    """The request in a config, or in a saved one; ``name``: what it is called."""
+    value = compat.asked_in(config)
+    if value is None and compat.value_in(config, "output_attentions"):
+        value = "output_attentions"
     if value is not None:
-        return Request("config", value)
-    if getattr(config, "output_attentions", False):
-        return Request("config", "output_attentions")
-    requests = [_from_object(part) for part in compat.nested_configs(config)]
+        return Request(name, value)
+    requests = [_asked_in(part, name) for part in compat.nested_configs(config)]
     nobody = Request(autoset_done=compat.says_autoset(config))
     return next((request for request in requests if request.asked_by), nobody)
 
 
-def _saved_config(source: Any, kwargs: Mapping[str, Any]) -> str | None:
-    """The config file of a folder, or of a hub model that is in the local cache; no network."""
-    if source is None:
+def config_file(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+    """The config file that such a call reads; None if it is not on this machine.
+
+    It is that of a folder, or of a hub model that is in the local cache: no network is used.
+    """
+    first = args[0] if args else None
+    given = (kwargs.get("config"), first, kwargs.get("pretrained_model_name_or_path"))
+    paths = [os.fspath(one) for one in given if isinstance(one, (str, os.PathLike))]
+    if not paths:
         return None
-    source, subfolder = os.fspath(source), kwargs.get("subfolder") or ""
+    source, subfolder = paths[0], kwargs.get("subfolder") or ""
     if os.path.isdir(source):
         path = os.path.join(source, subfolder, "config.json")
         return path if os.path.isfile(path) else None
@@ -91,23 +94,3 @@ def _saved_config(source: Any, kwargs: Mapping[str, Any]) -> str | None:
         revision=kwargs.get("revision"),
     )
     return cached if isinstance(cached, str) else None
-
-
-def _from_file(path: str) -> Request:
-    with open(path, encoding="utf-8") as file:
-        saved = json.load(file)
-    # Anything else is an error, which transformers reports itself.
-    return _from_saved(saved) if isinstance(saved, dict) else Request(known=False)
-
-
-def _from_saved(saved: Any) -> Request:
-    if not isinstance(saved, dict):
-        return Request()
-    value = compat.asked_in_file(saved)
-    if value is not None:
-        return Request("saved config", value)
-    if saved.get("output_attentions"):
-        return Request("saved config", "output_attentions")
-    requests = [_from_saved(part) for part in saved.values()]
-    nobody = Request(autoset_done=compat.says_autoset(saved))
-    return next((request for request in requests if request.asked_by), nobody)

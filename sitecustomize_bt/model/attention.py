@@ -80,10 +80,9 @@ def _implementation(module: torch.nn.Module, row: Encoder) -> str:
         # Along the MRO: a swapper may have put a subclass of its own in place.
         return next((names[cls] for cls in type(module).__mro__ if cls in names), "unknown")
     name = compat.attention_of(getattr(module, "config", None)) or compat.EAGER
-    functions = compat.attention_functions()
-    if name == compat.SDPA and compat.looks_functions_up(row.module) and name in functions:
+    if name == compat.SDPA and compat.looks_functions_up(row.module):
         # Another tool may have registered its own function under this name.
-        function = functions[name]
+        function = compat.attention_functions().get(name)
         if not libraries.is_own_function(function):
             return f"{name} replaced by {getattr(function, '__module__', 'another tool')}"
     return str(name)

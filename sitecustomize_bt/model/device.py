@@ -27,14 +27,6 @@ def look() -> Devices:
     return _ask_nvml()
 
 
-class _Memory(ctypes.Structure):
-    _fields_ = (
-        ("total", ctypes.c_ulonglong),
-        ("free", ctypes.c_ulonglong),
-        ("used", ctypes.c_ulonglong),
-    )
-
-
 def _ask_nvml() -> Devices:
     """Ask the driver's management library, which does not touch CUDA (torch does the same).
 
@@ -62,13 +54,14 @@ def _devices_of(nvml: ctypes.CDLL) -> Devices:
             return Devices(present=None)
         sizes = []
         for index in range(count.value):
-            handle, memory = ctypes.c_void_p(), _Memory()
+            handle = ctypes.c_void_p()
+            memory = (ctypes.c_ulonglong * 3)()  # nvmlMemory_t: total, free, used
             if (
                 nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) != 0
                 or nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) != 0
             ):
                 return Devices(present=True)
-            sizes.append(memory.total)
+            sizes.append(memory[0])
         return Devices(bool(sizes), min(sizes, default=None))
     finally:
         nvml.nvmlShutdown()

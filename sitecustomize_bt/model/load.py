@@ -33,10 +33,11 @@ class Load:
         self.request = asked_attention.read(args, kwargs)
         if settings.reuse_dir:
             self._origin = _origin(args, kwargs)
+        offloads = accelerate.places_offload(kwargs.get("device_map"))
         if (
             self.request.ours_to_make
             and transformers.supports_sdpa(cls)
-            and not (settings.offload == "skip" and _offload_asked_for(kwargs))
+            and not (settings.offload == "skip" and offloads)
         ):
             self.kwargs = {**kwargs, "attn_implementation": transformers.SDPA}
 
@@ -74,8 +75,3 @@ def _origin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Origin | str:
 
 def _model_in(result: Any) -> Any:
     return result[0] if isinstance(result, tuple) and result else result
-
-
-def _offload_asked_for(kwargs: dict[str, Any]) -> bool:
-    device_map = kwargs.get("device_map")
-    return isinstance(device_map, dict) and accelerate.places_offload(device_map)

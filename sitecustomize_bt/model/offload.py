@@ -24,13 +24,10 @@ def offloaded(model: torch.nn.Module) -> str | None:
             return f"{library} offloads its weights"
         if diffusers.offloads(own):
             return "diffusers offloads its weights in groups"
-    device_map = getattr(model, "hf_device_map", None)
-    if isinstance(device_map, dict) and accelerate.places_offload(device_map):
-        return f"its device_map places weights on {_places(device_map)}"
+    device_map: Any = getattr(model, "hf_device_map", None)
+    if accelerate.places_offload(device_map):
+        places = " + ".join(sorted({str(place) for place in device_map.values()}))
+        return f"its device_map places weights on {places}"
     if len({parameter.is_meta for parameter in model.parameters()}) > 1:
         return "some of its weights are on the meta device"
     return None
-
-
-def _places(device_map: dict[str, Any]) -> str:
-    return " + ".join(sorted({str(place) for place in device_map.values()}))

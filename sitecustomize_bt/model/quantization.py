@@ -6,11 +6,10 @@ would not: the code that asks optimum checks this first.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from ..compat.torch import PARAMETERS
+from ..compat.transformers import value_in
 
 # transformers' ``quant_method``, and the name that is printed.
 _BNB = "BnB-compatible"
@@ -49,9 +48,9 @@ def _by_config(model: torch.nn.Module) -> str | None:
     for source in (quantizer, config):
         if source is None:
             continue
-        if _value(source, "load_in_4bit") is True or _value(source, "load_in_8bit") is True:
+        if value_in(source, "load_in_4bit") is True or value_in(source, "load_in_8bit") is True:
             return _BNB
-        name = _value(source, "quant_method")
+        name = value_in(source, "quant_method")
         if name is not None:
             # An enum in transformers, a string in a saved config.
             spelled = str(getattr(name, "value", name))
@@ -73,7 +72,3 @@ def _by_layers(model: torch.nn.Module) -> str | None:
         if weight is not None and "float8" in str(weight.dtype):
             return "fp8"
     return None
-
-
-def _value(source: Any, name: str) -> Any:
-    return source.get(name) if isinstance(source, dict) else getattr(source, name, None)

@@ -38,23 +38,16 @@ class Case:
     origin: Origin | str
 
 
-@dataclass(frozen=True)
-class Built:
-    """The stages of one model; ``activity`` holds no reference to the model.
-
-    ``repeat``: the one among ``stages`` that answers repeats; None without encode reuse.
-    """
-
-    stages: list[Stage]
-    activity: Callable[[], Activity]
-    repeat: ExactRepeat | None
-
-
-def stages_of(model: torch.nn.Module, decided: Decision, case: Case) -> Built:
+def stages_of(
+    model: torch.nn.Module, decided: Decision, case: Case
+) -> tuple[list[Stage], ExactRepeat | None, Callable[[], Activity]]:
     """The stages of a forward, in their order; only this function decides which there are.
 
     An answered repeat needs no other stage. The measured time includes the stages after it. The
     common prefix sees the columns that the padding skip leaves. Backends are for SDPA itself.
+
+    With them: the one that answers repeats, None without encode reuse; and what tells the model's
+    activity, with no reference to the model.
     """
     row, settings = case.row, case.settings
     stages: list[Stage] = []
@@ -100,7 +93,7 @@ def stages_of(model: torch.nn.Module, decided: Decision, case: Case) -> Built:
             measuring.snapshot() if measuring is not None else None,
         )
 
-    return Built(stages, activity, repeat)
+    return stages, repeat, activity
 
 
 def watched_in(model: torch.nn.Module, row: Encoder) -> torch.nn.Module:

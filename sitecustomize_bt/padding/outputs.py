@@ -27,10 +27,22 @@ def pad(output: Any, window: Window) -> Any:
     packed = window.packed
     padder = _Padder(window) if packed is None else _Unpacker(window, packed)
     if type(output) is tuple:
-        return padder.plain(output)
+        return tuple(padder.fields(named(output)).values())
     if isinstance(output, dict) and "last_hidden_state" in output:
         return padder.fields(output)
     raise UnknownFormError(type(output).__name__)
+
+
+def named(output: tuple[Any, ...]) -> dict[str, Any]:
+    """A plain tuple's parts by the names of a model output, in their order."""
+    last, *others = output
+    parts = {"last_hidden_state": last}
+    for part in others:
+        is_states = type(part) is tuple and not isinstance(part[0], tuple)
+        parts["hidden_states" if is_states else CACHES[0]] = part
+    if len(parts) < len(output):
+        raise UnknownFormError(f"a tuple of {len(output)}")
+    return parts
 
 
 class _Padder:
@@ -52,17 +64,6 @@ class _Padder:
                 raise UnknownFormError(name)
         return output
 
-    def plain(self, output: tuple[Any, ...]) -> tuple[Any, ...]:
-        last, *others = output
-        padded = self._states(last)
-        result = [padded]
-        for value in others:
-            if type(value) is tuple and not isinstance(value[0], tuple):
-                result.append(self._all_states(list(value), last, padded))
-            else:
-                result.append(self._cache(value))
-        return tuple(result)
-
     def _all_states(
         self, states: list[Any], last: torch.Tensor, padded: torch.Tensor
     ) -> tuple[Any, ...]:
@@ -76,9 +77,10 @@ class _Padder:
         return tuple(states)
 
     def _states(self, tensor: Any) -> torch.Tensor:
-        full = self._spread(tensor, dimension=1, dimensions=_STATES_DIMENSIONS)
-        if self._window.rows is not None:
-            self._inside(full, 1).masked_fill_(self._hidden_on(full.device), 0)
+        full = self._spread(tensor, _STATES_DIMENSIONS)
+        window = self._window
+        if window.rows is not None:
+            full[:, window.left : window.right].masked_fill_(self._hidden_on(full.device), 0)
         return full
 
     def _cache(self, cache: Any) -> Any:
@@ -86,17 +88,13 @@ class _Padder:
         return change_cache(cache, self._heads, self._window.length)
 
     def _heads(self, tensor: Any) -> torch.Tensor:
-        return self._spread(tensor, dimension=2, dimensions=_CACHE_DIMENSIONS)
+        return self._spread(tensor, _CACHE_DIMENSIONS)
 
-    def _spread(self, tensor: Any, dimension: int, dimensions: int) -> torch.Tensor:
+    def _spread(self, tensor: Any, dimensions: int) -> torch.Tensor:
         window = self._window
-        _check(tensor, dimension, dimensions, window.right - window.left)
-        # The columns are the last axis but one. One operation per tensor: a model may have many.
+        _check(tensor, dimensions, window.right - window.left)
+        # One operation per tensor: a model may have many.
         return torch.nn.functional.pad(tensor, (0, 0, window.left, window.length - window.right))
-
-    def _inside(self, full: torch.Tensor, dimension: int) -> torch.Tensor:
-        window = self._window
-        return full.narrow(dimension, window.left, window.right - window.left)
 
     def _hidden_on(self, device: Any) -> torch.Tensor:
         """(batch, window, 1): what the rows' own masks hide. Layers may sit on several devices."""
@@ -117,13 +115,13 @@ class _Unpacker(_Padder):
         self._places: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def _states(self, tensor: Any) -> torch.Tensor:
-        return self._spread(tensor, dimension=1, dimensions=_STATES_DIMENSIONS)
+        return self._spread(tensor, _STATES_DIMENSIONS)
 
-    def _spread(self, tensor: Any, dimension: int, dimensions: int) -> torch.Tensor:
-        _check(tensor, dimension, dimensions, self._packed.length)
+    def _spread(self, tensor: Any, dimensions: int) -> torch.Tensor:
+        _check(tensor, dimensions, self._packed.length)
         shape = list(tensor.shape)
-        shape[0], shape[dimension] = len(self._window.rows or ()), self._window.length
-        heads = 1 if dimension == 1 else shape[1]
+        shape[0], shape[-2] = len(self._window.rows or ()), self._window.length
+        heads = shape[1] if dimensions == _CACHE_DIMENSIONS else 1
         to, taken = self._places_of(heads, tensor.device)
         full = tensor.new_zeros(shape)
         # Copying whole rows takes half as long as an index for each axis.
@@ -145,11 +143,8 @@ class _Unpacker(_Padder):
         return self._places[heads, device]
 
 
-def _check(tensor: Any, dimension: int, dimensions: int, size: int) -> None:
-    """Raise unless ``tensor`` is a plain tensor of that form."""
-    if (
-        type(tensor) is not torch.Tensor
-        or tensor.dim() != dimensions
-        or tensor.shape[dimension] != size
-    ):
+def _check(tensor: Any, dimensions: int, columns: int) -> None:
+    """Raise unless ``tensor`` is a plain tensor of that form: columns are its last axis but one."""
+    is_plain = type(tensor) is torch.Tensor and tensor.dim() == dimensions
+    if not is_plain or tensor.shape[-2] != columns:
         raise UnknownFormError(f"{type(tensor).__name__} {getattr(tensor, 'shape', '')}")

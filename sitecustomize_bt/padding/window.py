@@ -47,7 +47,7 @@ def cut(call: Call, window: Window) -> Values:
     columns = slice(window.left, window.right)
     source = call.source
     kept[source] = values[source][:, columns]
-    if window.rows is None and (not text.causal or _builds_cache(call.module, values)):
+    if window.rows is None and (not text.causal or call.asks_for_cache):
         # transformers drops an all-ones mask too, but waits for the device to check it.
         kept["attention_mask"] = None
     else:
@@ -62,10 +62,6 @@ def cut(call: Call, window: Window) -> Values:
             device = values[source].device
             kept[text.positions] = torch.arange(window.left, window.right, device=device)[None]
     return kept
-
-
-def _builds_cache(module: torch.nn.Module, values: Values) -> bool:
-    return values.get("use_cache") is None and bool(module.config.use_cache)
 
 
 def _packed(call: Call, packed: Packed, window: Window) -> Values:

@@ -28,61 +28,45 @@ OFF_BY_DEFAULT = (
     "  (Can cause performance issues with memory offloading)",
 )
 
-
-class Narrator:
-    """Tells each thing once; one per process."""
-
-    def __init__(self) -> None:
-        self._lock = locks.new()
-        self._told: set[tuple[str, ...]] = set()
-
-    def tell(self, decision: Decision, settings: Settings) -> None:
-        """Print the lines about ``decision``, once; raises nothing."""
-        console.set_level(settings.log)
-        with console.shielded("a line about a model"), self._lock:
-            if not decisions.is_news(decision):
-                return
-            if decision.reason is Reason.OFF:
-                if settings.tells_demo_users:
-                    self._once(*OFF_BY_DEFAULT)
-            elif decision.reason is Reason.FAST_START:
-                self._once(FAST_START)
-            elif decision.reason is Reason.UNKNOWN_VERSION:
-                console.warn_once(versions.refusal(decision.detail))
-            else:
-                if settings.rank == 0:  # one banner for all workers
-                    self._banner(settings)
-                if decision.reason is Reason.MEMORY_V2:
-                    self._once(MEMORY_V2, level="warning")
-                if decision.reuses:
-                    line = REUSE.format(settings.reuse / SIZE_UNITS["mb"])
-                    if settings.reuse_dir:
-                        disk = settings.reuse_disk / SIZE_UNITS["gb"]
-                        line += f", and up to {disk:g} GB in {settings.reuse_dir}"
-                    self._once(line)
-                if decision.optimum:
-                    self._once(decision.optimum)
-                level = "warning" if decision.reason in _WARNED else "info"
-                console.write(decision.line, level=level)
-
-    def _banner(self, settings: Settings) -> None:
-        first = self._once(RULE, TITLE, RULE)
-        if first and settings.mode == "on":
-            console.write(*EXPERIMENTAL[settings.offload])
-            devices = device.look()
-            if devices.enough is False:
-                text = f"WARNING: {devices}, less than the 80 GB advised"
-                console.write(text, level="warning")
-
-    def _once(self, *lines: str, level: str = "info") -> bool:
-        """Write ``lines`` unless they were; returns whether they are news."""
-        if lines in self._told:
-            return False
-        self._told.add(lines)
-        console.write(*lines, level=level)
-        return True
-
-
 _WARNED = frozenset({Reason.MEMORY_V2, Reason.OFFLOADED, Reason.NO_SDPA})
 
-narrator = Narrator()
+_lock = locks.new()
+
+
+def tell(decision: Decision, settings: Settings) -> None:
+    """Print the lines about ``decision``, each of them once; raises nothing."""
+    console.set_level(settings.log)
+    with console.shielded("a line about a model"), _lock:
+        if not decisions.is_news(decision):
+            return
+        if decision.reason is Reason.OFF:
+            if settings.tells_demo_users:
+                console.once(*OFF_BY_DEFAULT)
+        elif decision.reason is Reason.FAST_START:
+            console.once(FAST_START)
+        elif decision.reason is Reason.UNKNOWN_VERSION:
+            console.warn_once(versions.refusal(decision.detail))
+        else:
+            if settings.rank == 0:  # one banner for all workers
+                _banner(settings)
+            if decision.reason is Reason.MEMORY_V2:
+                console.once(MEMORY_V2, level="warning")
+            if decision.reuses:
+                line = REUSE.format(settings.reuse / SIZE_UNITS["mb"])
+                if settings.reuse_dir:
+                    disk = settings.reuse_disk / SIZE_UNITS["gb"]
+                    line += f", and up to {disk:g} GB in {settings.reuse_dir}"
+                console.once(line)
+            if decision.optimum:
+                console.once(decision.optimum)
+            level = "warning" if decision.reason in _WARNED else "info"
+            console.write(decision.line, level=level)
+
+
+def _banner(settings: Settings) -> None:
+    if console.once(RULE, TITLE, RULE) and settings.mode == "on":
+        console.write(*EXPERIMENTAL[settings.offload])
+        devices = device.look()
+        if devices.enough is False:
+            text = f"WARNING: {devices}, less than the 80 GB advised"
+            console.write(text, level="warning")

@@ -23,7 +23,7 @@ from typing import Any
 
 from .origin import HEADER_LENGTH
 
-VERSION = 2  # 1 had other checksums
+VERSION = 3  # 1 had other checksums, 2 another form of an output
 
 _DATA, _ABOUT, _PART = ".safetensors", ".json", ".part"
 # Other files in the folder are never touched: they may be the user's.

@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ..compat.transformers import is_made_of_attributes
+from ..compat.transformers import UnknownFormError, is_made_of_attributes
 from ..padding import outputs
 from ..padding.window import Window
 
 _PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device, type)
-
-
-class CannotCopyError(Exception):
-    """An output holds something that must not be replaced by a copy."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +35,10 @@ class Held:
 
 @dataclass(frozen=True)
 class Instance:
-    """An object of class ``cls``, which ``make(cls, parts)`` builds again."""
+    """An object of class ``cls``. ``parts``: its items, or its attributes."""
 
     cls: type
     parts: dict[Any, Any]
-    make: Callable[[type, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -77,11 +72,6 @@ class Entry:
     window: Window | None = None
     prompt: Prompt | None = None
 
-    @classmethod
-    def of(cls, freezer: Freezer, output: Any, context: Hashable, **more: Any) -> Entry:
-        """An entry for ``output``; its size counts everything that ``freezer`` has copied."""
-        return cls(output, sum(held.size for held in freezer.held()), context, **more)
-
     def thaw(self) -> Any:
         """The output, in new tensors."""
         if self.window is None:
@@ -98,13 +88,14 @@ class Freezer:
         self._copies: dict[int, tuple[torch.Tensor, Held]] = {}
 
     def freeze(self, value: Any) -> Any:
-        """``value`` with each tensor replaced by a ``Held``; raises CannotCopyError."""
+        """``value`` with each tensor replaced by a ``Held``; raises UnknownFormError."""
         with torch.inference_mode(False), torch.no_grad():
             return self._frozen(value)
 
-    def held(self) -> Iterator[Held]:
-        """Every copy that was made."""
-        return (held for _, held in self._copies.values())
+    @property
+    def size(self) -> int:
+        """Bytes of all copies so far."""
+        return sum(held.size for _, held in self._copies.values())
 
     def _frozen(self, value: Any) -> Any:
         kind = type(value)
@@ -115,19 +106,19 @@ class Freezer:
         if kind in (tuple, list):
             return kind(map(self._frozen, value))
         if kind is set and not value:
-            return Instance(kind, {}, _from_items)
+            return Instance(kind, {})
         is_output = isinstance(value, OrderedDict) and dataclasses.is_dataclass(value)
         if kind in (dict, OrderedDict) or is_output:
-            parts, make = value, _from_fields if is_output else _from_items
+            parts = value
         elif is_made_of_attributes(kind):
-            parts, make = vars(value), _from_attributes
+            parts = vars(value)
         else:
-            raise CannotCopyError(kind.__name__)
-        return Instance(kind, {name: self._frozen(part) for name, part in parts.items()}, make)
+            raise UnknownFormError(kind.__name__)
+        return Instance(kind, {name: self._frozen(part) for name, part in parts.items()})
 
     def _hold(self, tensor: torch.Tensor) -> Held:
         if tensor.layout is not torch.strided or tensor.requires_grad:
-            raise CannotCopyError("a tensor that is not a plain one")
+            raise UnknownFormError("a tensor that is not a plain one")
         if id(tensor) not in self._copies:
             held = Held(tensor.detach().to("cpu", copy=True), tensor.device)
             self._copies[id(tensor)] = tensor, held
@@ -149,22 +140,14 @@ def _thawed(frozen: Any, copy: bool, made: dict[int, torch.Tensor]) -> Any:
         return kind([_thawed(part, copy, made) for part in frozen])
     if kind is Instance:
         parts = {name: _thawed(part, copy, made) for name, part in frozen.parts.items()}
-        return frozen.make(frozen.cls, parts)
+        return _built(frozen.cls, parts)
     return frozen
 
 
-def _from_fields(cls: type, parts: Any) -> Any:
-    return cls(**parts)
-
-
-def _from_items(cls: type, parts: Any) -> Any:
-    return cls(parts)
-
-
-def _from_attributes(cls: type, parts: Any) -> Any:
-    made: Any = object.__new__(cls)
-    made.__dict__.update(parts)
-    return made
-
-
-MAKERS = (_from_fields, _from_items, _from_attributes)
+def _built(cls: Any, parts: dict[Any, Any]) -> Any:
+    if is_made_of_attributes(cls):
+        made = object.__new__(cls)
+        made.__dict__.update(parts)
+        return made
+    is_output = dataclasses.is_dataclass(cls)
+    return cls(**parts) if is_output else cls(parts)

@@ -31,27 +31,25 @@ _SETTINGS = (
 )
 
 
-class CannotTellError(Exception):
-    """Two calls with this argument cannot be compared."""
-
-
-def of(values: Values | None) -> Hashable:
+def of(values: Values | None) -> Hashable | None:
     """The same key for two calls exactly if all their arguments are equal, bit for bit.
 
-    Raises CannotTellError for values other than scalars and plain tensors, or without a name.
+    None if an argument is neither a scalar nor a plain tensor, or has no clear name.
     """
-    if values is None:
-        raise CannotTellError(
-            "more positional arguments than the forward names, or one given twice"
-        )
-    return tuple([(name, _part(name, values[name])) for name in sorted(values)])
+    if values is None or not all(map(_is_comparable, values.values())):
+        return None
+    return tuple([(name, _part(values[name])) for name in sorted(values)])
 
 
-def _part(name: str, value: Any) -> Hashable:
+def _is_comparable(value: Any) -> bool:
+    if type(value) in PLAIN:
+        return value.layout is torch.strided and not value.requires_grad
+    return type(value) in _SCALARS
+
+
+def _part(value: Any) -> Hashable:
     if type(value) in _SCALARS:
         return type(value), value
-    if type(value) not in PLAIN or value.layout is not torch.strided or value.requires_grad:
-        raise CannotTellError(f"{name} is a {type(value).__name__}")
     numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     return value.dtype, tuple(value.shape), str(value.device), numbers
 

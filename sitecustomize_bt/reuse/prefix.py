@@ -17,7 +17,7 @@ import torch
 from ..compat.transformers import CACHES, UnknownFormError, cache_pairs, new_cache
 from ..families.text import Text
 from ..forward.call import Call, Stage, Values
-from ..padding import rules
+from ..padding import outputs, rules
 from .entry import Entry, Freezer, Held, Prompt
 from .repeat import Plan
 from .rows import columns_of, hashed, longest, rows_of
@@ -95,22 +95,15 @@ def _suits(call: Call, text: Text, values: Values) -> bool:
         and (mask is None or (rules.has_shape(mask, shape) and bool((mask == 1).all())))
         # Given positions without mask or cache, transformers 5 looks for packed sequences. The
         # cache that this stage asks for would prevent that.
-        and (mask is not None or positions is None or _wants_cache(call.module, values))
+        and (mask is not None or positions is None or call.asks_for_cache)
     )
-
-
-def _wants_cache(module: torch.nn.Module, values: Values) -> bool:
-    asked = values.get("use_cache")
-    return bool(module.config.use_cache if asked is None else asked)
 
 
 def _look_up(call: Call, text: Text, values: Values, plan: Plan) -> Continued:
     ids, positions = values["input_ids"], values.get(text.positions)
     if positions is None:
         positions = torch.arange(ids.shape[1], device="cpu")[None]
-    states = values.get("output_hidden_states")
-    if states is None:
-        states = call.module.config.output_hidden_states
+    states = call.asks_for_states
     rows = rows_of(ids, positions)
     if plan.place is not None:
         rows = tuple(map(hashed, rows))
@@ -122,8 +115,8 @@ def _look_up(call: Call, text: Text, values: Values, plan: Plan) -> Continued:
     usable = [prompt for prompt in prompts if prompt.states is not None or not states]
     found = longest(rows, usable, ids.shape[1] - 1)
     known = None if found is None else Known(*found)
-    known = _written(rows, plan, bool(states), known) or known
-    return Continued(plan, rows, _wants_cache(call.module, values), known)
+    known = _written(rows, plan, states, known) or known
+    return Continued(plan, rows, call.asks_for_cache, known)
 
 
 def _written(
@@ -181,7 +174,7 @@ class _Whole:
 
     def __init__(self, output: Any, continued: Continued) -> None:
         self._continued = continued
-        parts = dict(output) if isinstance(output, dict) else _named(output)
+        parts = dict(output) if isinstance(output, dict) else outputs.named(output)
         short = parts["last_hidden_state"]
         self.last = self._states(short, lambda prompt: prompt.last)
         self.states = None
@@ -211,12 +204,11 @@ class _Whole:
         prompt = Prompt(
             rows=self._continued.rows,
             last=freezer.freeze(self.last),
-            states=None if self.states is None else freezer.freeze(self.states),
+            states=freezer.freeze(self.states),
             pairs=tuple(freezer.freeze(pair) for pair in cache_pairs(self.cache)),
             is_legacy=self.is_legacy,
         )
-        context = self._continued.plan.context
-        return Entry.of(freezer, output, context, window=call.window, prompt=prompt)
+        return Entry(output, freezer.size, self._continued.plan.context, call.window, prompt)
 
     def _states(self, short: torch.Tensor, which: Callable[[Prompt], Held]) -> torch.Tensor:
         known = self._continued.known
@@ -242,13 +234,3 @@ def _in_pair(layer: int, part: int) -> Callable[[Prompt], Held]:
 
 def _in_states(index: int) -> Callable[[Prompt], Any]:
     return lambda prompt: prompt.states and prompt.states[index]
-
-
-def _named(output: tuple[Any, ...]) -> dict[str, Any]:
-    """A plain tuple's parts by name, in their order."""
-    last, *others = output
-    parts = {"last_hidden_state": last}
-    for part in others:
-        is_states = type(part) is tuple and isinstance(part[0], torch.Tensor)
-        parts["hidden_states" if is_states else CACHES[0]] = part
-    return parts

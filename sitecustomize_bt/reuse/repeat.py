@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..compat.torch import PARAMETERS, has_optimizers, has_peers
-from ..compat.transformers import CACHES
+from ..compat.transformers import CACHES, UnknownFormError
 from ..core import locks
 from ..core.counts import Passed, Tally
 from ..forward.call import Answered, Call, Stage
 from ..startup.faults import FAULTS, pass_on
 from . import key as keys
-from .entry import CannotCopyError, Entry, Freezer
+from .entry import Entry, Freezer
 from .place import Place
 from .store import Shelf
 from .watch import ModelState
@@ -98,9 +98,8 @@ class ExactRepeat(Stage):
             generation = self._generation
         if state.unsuitable is not None:
             return state.unsuitable
-        try:
-            arguments = keys.of(call.values)
-        except keys.CannotTellError:
+        arguments = keys.of(call.values)
+        if arguments is None:
             return Passed.ARGUMENTS
         settings = keys.settings(state.devices)
         context = generation, state.devices, state.placement, settings
@@ -169,8 +168,8 @@ class ExactRepeat(Stage):
         if entry is None:
             freezer = Freezer()
             try:
-                entry = Entry.of(freezer, freezer.freeze(output), plan.context)
-            except CannotCopyError:
+                entry = Entry(freezer.freeze(output), freezer.size, plan.context)
+            except UnknownFormError:
                 self._tally.passed(Passed.OUTPUT_FORM)
                 return
         # If the model has changed meanwhile, the next call sees that before it is answered.

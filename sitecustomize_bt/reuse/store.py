@@ -22,7 +22,7 @@ _lock = locks.new()
 _order: _Order = OrderedDict()  # (shelf number, key) -> bytes; the first is the next to go
 _shelves: weakref.WeakValueDictionary[int, Shelf] = weakref.WeakValueDictionary()
 _limit = 0
-_held = 0
+_held = 0  # bytes that are kept, of all models together
 _next = 0
 
 
@@ -32,11 +32,6 @@ def set_limit(size: int) -> None:
     with _lock:
         _limit = size
         _make_room(0)
-
-
-def held() -> int:
-    """Bytes that are kept, of all models together."""
-    return _held
 
 
 class Shelf:

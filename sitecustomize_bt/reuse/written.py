@@ -9,12 +9,9 @@ import torch
 
 from ..compat.transformers import output_class
 from ..padding.window import Window
-from . import entry as entries
 from .disk import DTYPES
 from .entry import Entry, Held, Instance, Prompt
 
-# The only functions that a file may name to build an object.
-_MAKERS = {make.__name__: make for make in entries.MAKERS}
 _DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 _WRITABLE = frozenset(f"torch.{name}" for name in DTYPES.values())
 
@@ -91,7 +88,7 @@ class _Writer:
             return ["class", *_named(value)]
         if type(value) is Instance:
             parts = [[self.data(name), self.data(part)] for name, part in value.parts.items()]
-            return ["instance", *_named(value.cls), value.make.__name__, parts]
+            return ["instance", *_named(value.cls), parts]
         raise CannotWriteError(type(value).__name__)
 
 
@@ -144,6 +141,6 @@ class _Reader:
     def _list(self, *parts: Any) -> list[Any]:
         return list(map(self.value, parts))
 
-    def _instance(self, module: str, name: str, make: str, pairs: Any) -> Instance:
+    def _instance(self, module: str, name: str, pairs: Any) -> Instance:
         parts = {self.value(key): self.value(part) for key, part in pairs}
-        return Instance(_class(module, name), parts, _MAKERS[make])
+        return Instance(_class(module, name), parts)

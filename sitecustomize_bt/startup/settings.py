@@ -137,8 +137,8 @@ def read(environ: Mapping[str, str], argv: Sequence[str], unset: Mode = "off") -
     if not found.reuse:
         found.reuse_dir = ""
     found.reuse_disk = _size(environ, REUSE_DISK, REUSE_DISK_BYTES, warnings)
-    found.force = _switch(environ, FORCE, "0", warnings)
-    found.fast_start = _switch(environ, FAST_START, "0", warnings) or FAST_START_FLAG in flags
+    found.force = _switch(environ, FORCE, warnings)
+    found.fast_start = _switch(environ, FAST_START, warnings) or FAST_START_FLAG in flags
     backends = _word(environ, BACKENDS)
     if backends:
         names = tuple(dict.fromkeys(name.strip() for name in backends.split(",") if name.strip()))
@@ -185,8 +185,8 @@ def _one_of(
     return word if word in accepted else default
 
 
-def _switch(environ: Mapping[str, str], name: str, default: str, warnings: list[str]) -> bool:
-    return _one_of(environ, name, (*ON_WORDS, *OFF_WORDS), default, warnings) in ON_WORDS
+def _switch(environ: Mapping[str, str], name: str, warnings: list[str]) -> bool:
+    return _one_of(environ, name, (*ON_WORDS, *OFF_WORDS), "0", warnings) in ON_WORDS
 
 
 def _reuse(environ: Mapping[str, str], unset: int, warnings: list[str]) -> int:

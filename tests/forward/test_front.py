@@ -12,13 +12,13 @@ import pytest
 import tiny
 import torch
 import transformers
+from attached import is_attached
 from stages import padding_counts
 
 import sitecustomize_bt
 from sitecustomize_bt.compat.torch import CALL_PLACE
 from sitecustomize_bt.core.decision import Reason
 from sitecustomize_bt.forward.backends import Backends
-from sitecustomize_bt.forward.front import is_attached
 
 TOKENS = torch.arange(3, 15).view(1, 12)
 MASK = torch.tensor([[1] * 7 + [0] * 5])

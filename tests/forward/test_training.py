@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from attached import is_attached
 from sdpa import NAMES, SdpaCalls, chooses_class_when_built, eager
 
 import sitecustomize_bt
-from sitecustomize_bt.forward.front import is_attached
 from sitecustomize_bt.model import apply
 
 THREE = ["LlamaModel", "CLIPTextModel", "SiglipVisionModel"]

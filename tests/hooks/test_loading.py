@@ -13,12 +13,12 @@ import pytest
 import tiny
 import torch
 import transformers
+from attached import is_attached
 from conftest import ROOT, Runner
 from sdpa import NAMES, forward, last_decision
 
 import sitecustomize_bt
 from sitecustomize_bt.core.decision import Reason
-from sitecustomize_bt.forward.front import is_attached
 from sitecustomize_bt.model import apply
 
 pytestmark = pytest.mark.usefixtures("hooks")

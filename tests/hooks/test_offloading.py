@@ -14,12 +14,12 @@ import pytest
 import tiny
 import torch
 import transformers
+from attached import is_attached
 from conftest import Runner
 from swapper import SWAPPER
 
 import sitecustomize_bt
 from sitecustomize_bt.core.decision import Reason
-from sitecustomize_bt.forward.front import is_attached
 from sitecustomize_bt.hooks.ledger import ledger
 from sitecustomize_bt.model.apply import applied_to
 

@@ -16,6 +16,7 @@ import pytest
 import tiny
 import torch
 import transformers
+from attached import is_attached
 from sdpa import NAMES, chooses_class_when_built, eager, forward
 from stages import watched_part
 
@@ -23,7 +24,6 @@ import sitecustomize_bt
 from sitecustomize_bt.core.decision import Reason
 from sitecustomize_bt.families.table import row_of
 from sitecustomize_bt.forward import front
-from sitecustomize_bt.forward.front import is_attached
 from sitecustomize_bt.model import apply, attention
 
 

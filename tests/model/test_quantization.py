@@ -11,12 +11,12 @@ import pytest
 import tiny
 import torch
 import transformers
+from attached import is_attached
 from quantized import LABELS, METHODS, NAMES, Method, wide
 from sdpa import forward, last_decision
 
 import sitecustomize_bt
 from sitecustomize_bt.core.decision import Reason
-from sitecustomize_bt.forward.front import is_attached
 from sitecustomize_bt.model import apply, quantization
 
 __all__ = ["wide"]  # a fixture

@@ -148,11 +148,11 @@ def test_short_tensors_are_given_up_one_by_one(
     alive: list[int] = []
     spread = padding_outputs._Padder._spread
 
-    def watched(self: Any, tensor: torch.Tensor, **how: int) -> torch.Tensor:
-        if how["dimension"] == 1:
+    def watched(self: Any, tensor: torch.Tensor, dimensions: int) -> torch.Tensor:
+        if dimensions == 3:
             short.append(weakref.ref(tensor))
             alive.append(sum(held() is not None for held in short))
-        return spread(self, tensor, **how)
+        return spread(self, tensor, dimensions)
 
     monkeypatch.setattr(padding_outputs._Padder, "_spread", watched)
     gc.disable()

@@ -11,10 +11,9 @@ import pytest
 import tiny
 import torch
 import transformers
+from attached import is_attached
 from pads import Pair, assert_exact, assert_same, ids, mask_of, nothing_left_behind
 from stages import leave, padding_counts, skip_padding
-
-from sitecustomize_bt.forward.front import is_attached
 
 __all__ = ["nothing_left_behind"]  # a fixture
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from attached import is_attached
 from conftest import ROOT, Runner, ours
 
 import sitecustomize_bt
@@ -18,7 +19,6 @@ from sitecustomize_bt.compat.transformers import UnknownFormError
 from sitecustomize_bt.core.counts import Measured
 from sitecustomize_bt.core.decisions import Activity
 from sitecustomize_bt.forward import kernels
-from sitecustomize_bt.forward.front import is_attached
 from sitecustomize_bt.forward.kernels import Choice
 from sitecustomize_bt.model import apply
 from sitecustomize_bt.padding import outputs as padding_outputs
@@ -403,7 +403,7 @@ def test_somebody_elses_mode_stays_on_top(measured: torch.nn.Module) -> None:
     assert torch.overrides._get_current_function_mode() is theirs
     theirs.__exit__(None, None, None)
     # Ours could not be taken out from beneath theirs; the next forward that is looked into does.
-    assert isinstance(torch.overrides._get_current_function_mode(), kernels._Mode)
+    assert isinstance(torch.overrides._get_current_function_mode(), kernels.Observer)
     forward(measured)
     assert torch._C._len_torch_function_stack() == 0
 

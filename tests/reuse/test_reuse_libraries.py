@@ -228,7 +228,7 @@ def test_the_guard_leaves_exact_repeats(
     assert counted.continued == 0
     assert sitecustomize_bt.revert(model)
     assert reuse_counts(model) is None
-    assert store.held() == 0
+    assert store._held == 0
 
 
 class TestAdapters:

@@ -33,7 +33,7 @@ def test_the_least_recently_used_goes_first(monkeypatch: pytest.MonkeyPatch) -> 
     run(model, prompt([2]))
     run(model, prompt([1]))  # now 2 is the one to go
     run(model, prompt([3]))
-    assert counts(model).kept_bytes == store.held() <= one * 2.5
+    assert counts(model).kept_bytes == store._held <= one * 2.5
     before = counts(model).answered
     run(model, prompt([1]))
     assert counts(model).answered == before + 1
@@ -45,19 +45,19 @@ def test_too_large_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(settings.REUSE, "1KB")
     model = applied()
     run(model, prompt([1]))
-    assert (counts(model).kept_bytes, store.held()) == (0, 0)
+    assert (counts(model).kept_bytes, store._held) == (0, 0)
     assert dict(counts(model).passed_through) == {Passed.TOO_LARGE: 1}
 
 
 def test_it_goes_with_the_model_at_once() -> None:
     model = applied()
     run(model, prompt([1]))
-    assert store.held() > 0
+    assert store._held > 0
     snapshot, gone = reuse_later(model), weakref.ref(model)
     gc.disable()
     try:
         del model
-        assert (gone(), store.held()) == (None, 0)
+        assert (gone(), store._held) == (None, 0)
     finally:
         gc.enable()
     counted = snapshot()

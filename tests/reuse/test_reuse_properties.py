@@ -254,7 +254,7 @@ def play(steps: list[Any], seen: Counter[str]) -> None:
                     CHANGES[name](one, torch.Generator().manual_seed(number))
         assert_as_computed(model, untouched, said[-1])
         seen["steps"] += 1
-        assert store.held() <= LIMIT
+        assert store._held <= LIMIT
     found = reuse_counts(model)
     assert found is not None
     seen.update(answered=found.answered, continued=found.continued, dropped=found.dropped)

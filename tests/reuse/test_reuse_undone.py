@@ -9,11 +9,11 @@ import pickle
 import pytest
 import tiny
 import torch
+from attached import is_attached
 from reusing import applied, assert_same, kept, prompt, run, switched_on
 from stages import reuse_counts
 
 import sitecustomize_bt
-from sitecustomize_bt.forward.front import is_attached
 from sitecustomize_bt.reuse import store
 
 __all__ = ["switched_on"]  # a fixture
@@ -30,7 +30,7 @@ def test_revert_is_exact() -> None:
     assert set(vars(model)) - before <= {"_output_capturing_hooks_installed"}
     assert not model._forward_hooks
     assert not is_attached(model)
-    assert store.held() == 0
+    assert store._held == 0
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])

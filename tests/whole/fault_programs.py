@@ -377,8 +377,8 @@ _WAYS_IN: dict[str, tuple[str, bool]] = {
     "model.apply:stages_of": ("accelerating a loaded model was skipped", False),
     "forward.front:Front.__init__": ("accelerating a loaded model was skipped", False),
     "forward.front:attach": ("accelerating a loaded model was skipped", False),
-    "report.narrator:Narrator.tell": ("accelerating a loaded model was skipped", False),
-    "report.narrator:Narrator._banner": ("a line about a model was skipped", False),
+    "report.narrator:tell": ("accelerating a loaded model was skipped", False),
+    "report.narrator:_banner": ("a line about a model was skipped", False),
     # In a forward, where what cannot be done is not done, without a word.
     "forward.call:Call.__init__": (BANNER, True),
     "forward.call:Call.change": (BANNER, True),

@@ -19,10 +19,10 @@ import tiny
 import torch
 import transformers
 import wrapt
+from attached import is_attached
 
 import sitecustomize_bt
 from sitecustomize_bt.compat.torch import CALL_PLACE
-from sitecustomize_bt.forward.front import is_attached
 from sitecustomize_bt.model import apply
 
 LIMIT = 240  # seconds, then all stacks are dumped

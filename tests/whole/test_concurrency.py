@@ -16,13 +16,13 @@ import tiny
 import torch
 import transformers
 import wrapt
+from attached import is_attached
 from conftest import Runner
 from meanwhile import LIMIT, Background, Gate
 from stages import padding_counts, unseen
 
 import sitecustomize_bt
 from sitecustomize_bt.compat.torch import CALL_PLACE
-from sitecustomize_bt.forward.front import is_attached
 from sitecustomize_bt.model import apply
 
 ROUNDS = 50  # of what goes wrong in some of them only

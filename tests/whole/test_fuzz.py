@@ -173,10 +173,9 @@ def a_process_of_its_own() -> Iterator[tuple[io.StringIO, io.StringIO]]:
         contextlib.redirect_stderr(io.StringIO()) as err,
         mock.patch("atexit.register"),
         mock.patch.object(report_file, "_registered", False),
-        mock.patch.object(console, "_warned", set()),
+        mock.patch.object(console, "_said", set()),
         mock.patch.object(console, "_level", "info"),
         mock.patch.object(stderr, "_told", set()),
-        mock.patch.object(narrator.narrator, "_told", set()),
     ):
         os.chdir(folder)
         try:

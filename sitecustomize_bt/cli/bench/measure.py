@@ -42,11 +42,11 @@ class Timings:
         return {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}
 
 
-def in_turns(variants: Variants, turns: int, warm_up: int = 1) -> Timings:
+def in_turns(variants: Variants, turns: int) -> Timings:
     """Run every variant once in each turn, starting one variant later each time."""
     names = list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(-warm_up, turns):
+    for turn in range(-1, turns):  # the first one only warms up
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             synchronize()
             start = time.perf_counter()

@@ -50,14 +50,9 @@ def of_table(encoder: str, real: bool, layers: int) -> list[Source]:
     found = []
     for name, row in table.families().items():
         if name == encoder or (encoder == "all" and row.role):
-            build = functools.partial(_random_model, row.sizes, real, layers)
+            build = functools.partial(random_model, row.sizes, real, layers)
             found.append(Source(f"{row.family}{_WORDS[row.given]}", row, build))
     return found
-
-
-def full_size(row: Encoder, layers: int | None, dtype: str | None) -> Any:
-    """A model of the true size without weights; ``layers``: how many, or None for all."""
-    return _random_model(row.sizes, True, layers, "meta", dtype)
 
 
 def of_folder(folder: Path, encoder: str) -> tuple[list[Source], list[str]]:
@@ -93,9 +88,10 @@ def of_phase(sources: list[Source]) -> list[Source]:
     return [source for source in sources if source in first.values()] if whole else []
 
 
-def _random_model(
+def random_model(
     sizes: Sizes, real: bool, layers: int | None, device: str, dtype: str | None
 ) -> Any:
+    """A random model of true (``real``) or reduced widths; ``layers``: how many, None for all."""
     _, transformers = saved_models.libraries()
     values = dict(sizes.true if real else sizes.reduced)
     if sizes.layers and layers is not None:

@@ -19,7 +19,6 @@ _WIDTHS = {
     "real": "Encoders at true widths",
 }
 _COUNTED = "GFLOP of what was given and of the columns that are computed; weights read, MB"
-_MEGA, _GIGA = 10**6, 10**9
 
 # The columns of each table, by their place in a row. The last word is the default heading.
 _TIMES = ("component", "ms eager", "ms default", "ms accelerated", "over_default", "over_eager")
@@ -133,37 +132,20 @@ def ratio(value: Mapping[str, float]) -> str:
     return f"{number(value['median'])}x ({number(value['min'])}-{number(value['max'])})"
 
 
-def share(value: Mapping[str, float]) -> str:
-    """``97% (95%-99%)``."""
-    return "{median:.0%} ({min:.0%}-{max:.0%})".format(**value)
-
-
-def millions(value: float) -> str:
-    """Bytes in millions."""
-    return number(value / _MEGA)
-
-
-def tenths(value: float) -> str:
-    """Bytes in millions, with one decimal."""
-    return f"{value / _MEGA:.1f}"
-
-
-def billions(value: float) -> str:
-    """FLOPs in billions."""
-    return number(value / _GIGA)
-
+# What the figures are shown in.
+_UNITS = {"flops": 10**9, "weight_bytes": 10**6, "peak_bytes": 10**6}
 
 # How a cell is formatted; names and other text stay as they are.
 _FORMATS: Mapping[str, Callable[[Any], str]] = {
     "ms": number,
-    "flops": billions,
-    "weight_bytes": millions,
-    "peak_bytes": tenths,
+    "flops": number,
+    "weight_bytes": number,
+    "peak_bytes": "{:.1f}".format,
     "over_default": ratio,
     "over_eager": ratio,
     "over_accelerated": ratio,
     "bound_over_default": ratio,
-    "share_of_bound": share,
+    "share_of_bound": "{median:.0%} ({min:.0%}-{max:.0%})".format_map,
 }
 
 
@@ -196,4 +178,6 @@ def _cell(row: dict[str, Any], key: str, variant: str | None = None) -> str:
         value = value.get(variant)
     if value is None:
         return ""
+    if key in _UNITS:
+        value /= _UNITS[key]
     return _FORMATS.get(key, str)(value)

@@ -14,7 +14,7 @@ from ...families.table import Given
 from .. import inputs
 from ..inputs import PADDED, PHASE_TOKENS
 from .measure import Variants, in_turns, kernel, peak_bytes
-from .models import Source, Twins, full_size, of_phase
+from .models import Source, Twins, of_phase, random_model
 
 Built = list[tuple[Source, Twins]]
 Call = tuple[Twins, dict[str, Any]]
@@ -246,7 +246,7 @@ class CountedRows(EncoderRows):
         """The model, and the one whose work is counted."""
         counted = None
         if self.options.models is None:
-            counted = full_size(source.row, self.options.layers, dtype)
+            counted = random_model(source.row.sizes, True, self.options.layers, "meta", dtype)
         return Twins(source.build(self.options.device, dtype), self.variants, counted)
 
     def figures(self, row: Row) -> dict[str, Any]:
