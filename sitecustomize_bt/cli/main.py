@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..startup import settings
+from ..startup.stderr import printable
 from . import bench, doctor, reuse, screen, status, verify
 from .outcome import FINDING, FINE, INTERRUPTED, WRONG_USE, FailedError, WrongUseError
 
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _say(sentence: str, status: int, debug: bool = False) -> int:
     if debug:
         traceback.print_exc()
-    print(f"{PROGRAM}: {sentence}", file=sys.stderr)
+    print(f"{PROGRAM}: {printable(sentence)}", file=sys.stderr)
     return status
 
 
@@ -95,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=text, description=text, epilog=epilog, formatter_class=form
         )
-        keys = "print JSON (its keys: examples/TRANSCRIPTS.md)"
+        keys = "print JSON (its keys: TRANSCRIPTS.md, to which the README links)"
         sub.add_argument("--json", action="store_true", help=keys)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.add_arguments(sub)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
 
 from ..startup.stderr import printable
 from .outcome import Table
@@ -25,6 +27,14 @@ def show(blocks: Sequence[Table | str]) -> None:
     room = max(WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else WIDTH
     shown = (_table(one, room) if isinstance(one, Table) else _text(one, room) for one in blocks)
     print("\n\n".join(shown))
+
+
+def _columns(stream: TextIO) -> int:
+    """The width of the terminal that ``stream`` goes to."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except OSError:  # no file of the system's
+        return shutil.get_terminal_size().columns
 
 
 def _text(text: str, width: int) -> str:
@@ -89,7 +99,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
 
     def say(text: str) -> None:
         if sys.stderr is not None and sys.stderr.isatty():  # overwrites the previous text
-            room = min(WIDTH, shutil.get_terminal_size().columns) - 1
+            room = min(WIDTH, _columns(sys.stderr)) - 1
             print(f"\r{text[:room]:<{room}}\r", end="", file=sys.stderr, flush=True)
 
     try:

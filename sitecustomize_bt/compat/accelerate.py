@@ -99,7 +99,10 @@ def _source_of(hook: Any) -> tuple[Any, Any, str]:
 
 
 def places_offload(device_map: Any) -> bool:
-    """Whether a ``device_map`` leaves weights where nothing is computed; one in words does not."""
+    """Whether a ``device_map`` leaves weights where nothing is computed.
+
+    One in words, such as "auto", becomes a dict only later.
+    """
     if not isinstance(device_map, dict):
         return False
     places = {str(place) for place in device_map.values()}

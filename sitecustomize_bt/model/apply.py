@@ -148,6 +148,7 @@ def release(target: torch.nn.Module, taker: str) -> list[Decision]:
             detail = f"{taker} takes over its weights; what was enabled has been reverted"
             offloaded = found.decision.offloaded(detail)
             decided.append(offloaded)
+            decisions.hand_on(found.decision, offloaded)
             watched = found.watched()
             if found.repeat is None or not offloaded.reuse.on or watched is None:
                 revert(model)
@@ -155,7 +156,6 @@ def release(target: torch.nn.Module, taker: str) -> list[Decision]:
             attention.restore(found.configs)
             front.replace_stages(watched, [found.repeat])
             _applied[model] = dataclasses.replace(found, decision=offloaded, configs=[])
-            decisions.hand_on(found.decision, offloaded)
         return decided
 
 

@@ -53,7 +53,7 @@ def read(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request:
                 return _asked_in(saved, "saved config")
     except (OSError, ValueError) as error:
         pass_on(error)
-    # No such folder, not a hub name, no JSON: the host will get the error itself.
+    # Not on this machine yet; or no such folder, no hub name, no JSON: the host gets that error.
     return Request(known=False)
 
 

@@ -82,15 +82,11 @@ class Folder:
         return about
 
     def tensors(self, key: str, about: dict[str, Any]) -> dict[str, Any]:
-        """The tensors of an entry; raises OSError, what is in DAMAGE, or torch's RuntimeError."""
-        import torch
-
-        # Not a bytearray, which writes zeros into all of it first.
-        data = torch.empty(int(about["size"]), dtype=torch.uint8, device="cpu")
-        held = memoryview(data.numpy())
+        """The tensors of an entry; raises OSError or what is in DAMAGE."""
+        data = bytearray(int(about["size"]))
         with open(self._file(key, _DATA), "rb") as file:
-            read = file.readinto(held)
-            if read != len(held) or file.read(1) or _checksum(held) != about["checksum"]:
+            read = file.readinto(data)
+            if read != len(data) or file.read(1) or _checksum(data) != about["checksum"]:
                 raise DamagedError(f"{key} does not fit its checksum")
         return _tensors(data)
 
@@ -138,9 +134,10 @@ class Folder:
                 yield key
 
     def is_foreign(self) -> bool:
-        """Whether files are in the folder, and none of them is an entry's; raises OSError."""
-        names = os.listdir(self.path)
-        return bool(names) and not any(map(_KEY.search, names))
+        """Whether plain files are there, and none of them is an entry's; raises OSError."""
+        with os.scandir(self.path) as found:
+            names = [one.name for one in found if one.is_file() and not one.name.startswith(".")]
+        return bool(names) and not any(map(_KEY.match, names))
 
     def kept(self) -> list[Kept]:
         """All entries that can be read, the least recently used first; raises OSError."""
@@ -172,7 +169,7 @@ class Folder:
         for key in sorted(self.keys()):
             try:
                 self.tensors(key, self.about(key))
-            except Exception:  # OSError, or whatever safetensors raises for a damaged file
+            except Exception:  # OSError, or whatever torch raises for a damaged file
                 found.append(key)
         return found
 
@@ -238,24 +235,27 @@ def _json(about: dict[str, Any]) -> bytes:
     return json.dumps(about, sort_keys=True).encode("ascii")
 
 
-def _tensors(data: Any) -> dict[str, Any]:
-    """The tensors of a safetensors file, which share the memory of its bytes, ``data``.
+def _tensors(data: bytearray) -> dict[str, Any]:
+    """The tensors of a safetensors file, which share its memory; raises what is in DAMAGE.
 
     ``safetensors.torch.load`` copies each of them, which takes as long as reading the file.
     https://github.com/huggingface/safetensors#format
     """
     import torch
 
-    held = memoryview(data.numpy())
-    first = HEADER_LENGTH + int.from_bytes(held[:HEADER_LENGTH], "little")
+    length = int.from_bytes(data[:HEADER_LENGTH], "little")
     found = {}
-    for name, about in json.loads(bytes(held[HEADER_LENGTH:first])).items():
-        start, end = about["data_offsets"]
-        part = data[first + start : first + end]
-        found[name] = part.view(getattr(torch, DTYPES[about["dtype"]])).view(about["shape"])
+    for name, about in json.loads(data[HEADER_LENGTH : HEADER_LENGTH + length]).items():
+        first, end = about["data_offsets"]
+        dtype = getattr(torch, DTYPES[about["dtype"]])
+        tensor = torch.empty(0, dtype=dtype)
+        if end > first:
+            count, offset = (end - first) // dtype.itemsize, HEADER_LENGTH + length + first
+            tensor = torch.frombuffer(data, dtype=dtype, count=count, offset=offset)
+        found[name] = tensor.view(about["shape"])
     return found
 
 
-def _checksum(data: bytes | memoryview) -> str:
+def _checksum(data: bytes | bytearray) -> str:
     """Tells damage, not malice: whoever can write here could write another checksum too."""
     return f"{zlib.crc32(data):08x}"

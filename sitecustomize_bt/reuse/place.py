@@ -107,7 +107,7 @@ class Place:
             pass_on(error)
             self._cannot("read", error)
             return None
-        except Exception as error:  # whatever safetensors raises for a damaged file
+        except Exception as error:  # whatever torch raises for a damaged file
             pass_on(error)
             self._folder.drop(key)
             console.debug(f"what was damaged in {self._folder.path} was dropped ({error})")

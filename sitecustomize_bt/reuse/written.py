@@ -131,7 +131,8 @@ class _Reader:
         if name not in self._held:
             host = self._tensors[name]
             if host.stride() != tuple(stride):
-                host = torch.empty_strided(host.shape, stride, dtype=host.dtype).copy_(host)
+                same = torch.empty_strided(host.shape, stride, dtype=host.dtype, device="cpu")
+                host = same.copy_(host)
             self._held[name] = Held(host, torch.device(device))
         return self._held[name]
 

@@ -57,6 +57,7 @@ def _complain(what: str, error: BaseException) -> None:
 
         why = stderr.sentence(error)
         if stderr.is_news(what, why):
-            stderr.write(f"sitecustomize_bt: {what} and was skipped ({why})")
+            # ASCII alone: so early, the program has had no say in what its stderr can show.
+            stderr.write(ascii(f"sitecustomize_bt: {what} and was skipped ({why})")[1:-1])
     except (Exception, SystemExit):  # nowhere is left to report the error
         return

@@ -63,6 +63,7 @@ def test_it_removes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_empty_folder_is_one_that_keeps_nothing_yet(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / ".gitkeep").touch()
     assert "0 entries" in shown(capsys, str(tmp_path))
 
 

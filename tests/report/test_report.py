@@ -142,7 +142,21 @@ with torch.no_grad():
 """
 
 
-def test_an_offloaded_model_has_one_line_and_its_reuse_is_told(
+def test_an_offloaded_model_has_one_line(
+    run_python: Runner, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "host.py"
+    program.write_text(OFFLOADED.format(tests=str(ROOT / "tests")), encoding="utf-8")
+    done = run(run_python, program, models, "report.json")
+    assert done.returncode == 0, done.stderr
+    assert main(["status", str(tmp_path / "report.json")]) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Skipped text_encoder (LLaMA): " in printed
+    assert "Enabled" not in printed
+    assert "0 of 1 models accelerated in 1 process" in printed
+
+
+def test_what_an_offloaded_model_reuses_is_told(
     run_python: Runner, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program = tmp_path / "host.py"

@@ -124,7 +124,6 @@ def test_the_pth_line(environ: dict[str, str], argv: list[str], ignored: bool) -
 
 PROBE = """
 import sys
-import tempfile
 packages = [name.partition(".")[0] for name in sys.modules]
 triggers = [finder for finder in sys.meta_path if type(finder).__name__ == "Trigger"]
 ours = packages.count("sitecustomize_bt") + packages.count("wrapt")
