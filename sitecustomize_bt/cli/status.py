@@ -97,15 +97,18 @@ def _table(report: dict[str, Any]) -> Table:
     )
     rows = [
         (str(model["label"]), "\n".join((str(model["line"]), *what_was_done(model))))
-        for model in report["models"]
-        if not model.get("overruled")
+        for model in _models(report)
     ]
     return Table(title, ("model", "what was decided, and done"), rows or [("none was seen", "")])
 
 
+def _models(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Its models, each under the decision that holds."""
+    return [model for model in report["models"] if not model.get("overruled")]
+
+
 def _totals(reports: list[dict[str, Any]]) -> dict[str, int]:
-    every = [model for report in reports for model in report["models"]]
-    models = [model for model in every if not model.get("overruled")]
+    models = [model for report in reports for model in _models(report)]
     paddings = [model["padding"] for model in models if model["padding"]]
     reuses = [model["reuse"] for model in models if model.get("reuse")]
     return {

@@ -142,12 +142,21 @@ with torch.no_grad():
 """
 
 
-def test_an_offloaded_model_has_one_line(
-    run_python: Runner, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def offloading(tmp_path: Path) -> Path:
     program = tmp_path / "host.py"
     program.write_text(OFFLOADED.format(tests=str(ROOT / "tests")), encoding="utf-8")
-    done = run(run_python, program, models, "report.json")
+    return program
+
+
+def test_an_offloaded_model_has_one_line(
+    run_python: Runner,
+    offloading: Path,
+    models: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done = run(run_python, offloading, models, "report.json")
     assert done.returncode == 0, done.stderr
     assert main(["status", str(tmp_path / "report.json")]) == 1
     printed = " ".join(capsys.readouterr().out.split())
@@ -157,11 +166,13 @@ def test_an_offloaded_model_has_one_line(
 
 
 def test_what_an_offloaded_model_reuses_is_told(
-    run_python: Runner, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_python: Runner,
+    offloading: Path,
+    models: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    program = tmp_path / "host.py"
-    program.write_text(OFFLOADED.format(tests=str(ROOT / "tests")), encoding="utf-8")
-    done = run(run_python, program, models, "report.json", **{settings.REUSE_DIR: "encoded"})
+    done = run(run_python, offloading, models, "report.json", **{settings.REUSE_DIR: "encoded"})
     assert done.returncode == 0, done.stderr
     report = str(tmp_path / "report.json")
     assert main(["status", report, "--json"]) == 0
